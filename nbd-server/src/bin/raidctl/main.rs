@@ -1,0 +1,2 @@
+//! `raidctl`: daemon and command line.
+fn main() {}

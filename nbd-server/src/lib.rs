@@ -1,0 +1,1 @@
+//! `nbd-server`: exports logical units as NBD devices.

@@ -1,0 +1,1 @@
+//! The array: plan and execute.

@@ -1,0 +1,1 @@
+//! A blocking handle for simple callers.

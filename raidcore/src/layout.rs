@@ -1,0 +1,1 @@
+//! Where each block lives: pure maps of the RAID levels.

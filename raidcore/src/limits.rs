@@ -1,0 +1,45 @@
+//! Every bound of the engine, in one place, tied to each other by assertions the compiler checks.
+
+use std::time::Duration;
+
+/// The unit of buffers and of on-disk structures: one page.
+pub const PAGE_BYTES: usize = 4096;
+
+/// Largest piece of memory one slab block holds; longer requests carry several blocks.
+pub const MAX_BLOCK_BYTES: usize = 1 << 20;
+
+/// Most bytes one slab may hold: the kernel registers at most this much as one buffer.
+pub const MAX_SLAB_BYTES: usize = 1 << 30;
+
+/// Largest request an array or a logical unit takes.
+pub const MAX_REQUEST_BYTES: u64 = 32 << 20;
+
+/// Most memory segments one device request carries (the kernel's IOV_MAX).
+pub const MAX_SEGMENTS: usize = 1024;
+
+/// Smallest and largest chunk.
+pub const MIN_CHUNK_BYTES: u32 = 4096;
+/// Largest chunk.
+pub const MAX_CHUNK_BYTES: u32 = 16 << 20;
+
+/// Most members (slots) of an array, spares not counted.
+pub const MAX_MEMBERS: usize = 64;
+/// Most spares of an array.
+pub const MAX_SPARES: usize = 32;
+
+/// Longest name of an array or a logical unit, in bytes of UTF-8.
+pub const MAX_NAME_BYTES: usize = 63;
+
+/// Height of the rows that a stripe is worked on and locked in: scratch memory is at most this times the members.
+pub const MAX_ROW_BYTES: u32 = 64 << 10;
+
+/// Requests an array accepts before it completes further ones with `Busy`.
+pub const ARRAY_QUEUE_DEPTH: u32 = 4096;
+
+/// The deadline of a member's I/O where nobody set another one.
+pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(30);
+
+const _: () = assert!(MAX_BLOCK_BYTES.is_multiple_of(PAGE_BYTES) && MAX_BLOCK_BYTES <= MAX_SLAB_BYTES);
+const _: () = assert!(MAX_REQUEST_BYTES as usize <= MAX_BLOCK_BYTES * MAX_SEGMENTS);
+const _: () = assert!(MIN_CHUNK_BYTES as usize >= PAGE_BYTES && MIN_CHUNK_BYTES <= MAX_CHUNK_BYTES);
+const _: () = assert!(MAX_ROW_BYTES >= MIN_CHUNK_BYTES && MAX_ROW_BYTES as usize <= MAX_BLOCK_BYTES);

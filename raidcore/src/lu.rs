@@ -1,0 +1,1 @@
+//! Logical units: what is exported.

@@ -1,0 +1,1 @@
+//! Superblocks: what an array knows of itself, on its members.

@@ -1,0 +1,1 @@
+//! A simulated disk: seeded faults on virtual time.

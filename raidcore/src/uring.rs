@@ -1,0 +1,1 @@
+//! The io_uring ring, and files and block devices on it.
