@@ -1,1 +1,0 @@
-//! Where each block lives: pure maps of the RAID levels.
