@@ -1,2 +1,57 @@
-//! `raidctl`: daemon and command line.
-fn main() {}
+//! `raidctl`: the one binary, daemon and command line.
+//!
+//! This file only parses, sets up the log, runs one command and turns its outcome into an exit status:
+//! 0 done, 1 failed (one sentence on stderr names the thing and the remedy), 2 wrong usage.
+// The daemon, which will use all of it, is the next piece to arrive.
+#![allow(dead_code)]
+
+mod cli;
+mod commands;
+mod config;
+mod control;
+mod events;
+mod failure;
+mod output;
+mod report;
+mod size;
+mod table;
+
+use clap::Parser;
+use cli::Cli;
+use failure::{Failure, Outcome};
+use std::io::IsTerminal;
+use std::process::ExitCode;
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    // Usage errors end in here, with exit status 2; --help and --version with 0.
+    let cli = Cli::parse();
+    match start_log(&cli).and_then(|()| commands::run(cli.command)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            if let Some(sentence) = failure.sentence() {
+                eprintln!("raidctl: {sentence}");
+            }
+            ExitCode::from(failure.exit_status())
+        }
+    }
+}
+
+/// The log goes to stderr, so that what a command prints can be piped. Daemons log what they do, other commands
+/// only what is wrong.
+fn start_log(cli: &Cli) -> Outcome<()> {
+    let default = if cli.command.is_daemon() { "info" } else { "warn" };
+    let filter = cli.log_level.as_deref().filter(|text| !text.is_empty()).unwrap_or(default);
+    let filter = EnvFilter::try_new(filter).map_err(|error| {
+        Failure::usage(format!(
+            "the log filter {filter:?} is not understood ({error}): say error, warn, info, debug or trace"
+        ))
+    })?;
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .with_env_filter(filter)
+        .init();
+    Ok(())
+}

@@ -1,0 +1,271 @@
+//! The command line, as `--help` shows it. Only shape: what the words mean is decided by the commands.
+//!
+//! Level, chunk, layout and the like come in as text on purpose: a wrong one is a refused creation (exit status 1,
+//! with a remedy), not wrong usage.
+
+use crate::size::Size;
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+
+/// RAID arrays served as network block devices.
+#[derive(Parser, Debug)]
+#[command(
+    name = "raidctl",
+    version,
+    after_help = "Examples:\n  raidctl demo\n  raidctl create vol0 --level 5 /dev/sdb /dev/sdc /dev/sdd /dev/sde\n  \
+                  raidctl serve --listen unix:/run/vol0.sock /dev/sd[b-e]\n  raidctl status"
+)]
+pub struct Cli {
+    /// What the log on stderr shows: error, warn, info, debug, trace, or a filter as in RUST_LOG
+    #[arg(long, global = true, value_name = "FILTER", env = "RUST_LOG", hide_env_values = true)]
+    pub log_level: Option<String>,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// One command.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Serve a RAID5 of four files and a spare, to try things out
+    Demo(DemoArgs),
+    /// Write the metadata of a new array to its devices; no daemon is needed
+    Create(CreateArgs),
+    /// Assemble the arrays on these devices and serve them as network block devices
+    Serve(ServeArgs),
+    /// Show the arrays of the running daemon
+    Status(StatusArgs),
+    /// Show what is on a device: superblock, member, array
+    Examine(ExamineArgs),
+    /// Mark a member faulty, so that it is no longer used
+    Fail(MemberArgs),
+    /// Add a device to an array as a spare; a degraded array starts to rebuild on it at once
+    Add(AddArgs),
+    /// Let go of a faulty member or a spare
+    Remove(MemberArgs),
+    /// Stop an array: finish what is in flight, flush, mark it clean
+    Stop(StopArgs),
+    /// Show what happened to the arrays
+    Events(EventsArgs),
+}
+
+impl Command {
+    /// True for the commands that stay and serve.
+    pub fn is_daemon(&self) -> bool {
+        matches!(self, Command::Demo(_) | Command::Serve(_))
+    }
+}
+
+/// Where the daemon is controlled.
+#[derive(Args, Debug, Clone)]
+pub struct ControlArgs {
+    /// The control socket of the daemon [default: /run/raidctl/control.sock, for other users than root
+    /// $XDG_RUNTIME_DIR/raidctl/control.sock]
+    #[arg(long, value_name = "PATH", env = "RAIDCTL_CONTROL", hide_env_values = true)]
+    pub control: Option<PathBuf>,
+}
+
+/// `raidctl demo`
+#[derive(Args, Debug)]
+#[command(after_help = "Example:\n  raidctl demo --dir /var/tmp/demo --size 1G\n\n\
+                        Started again on the same folder, it finds its array and the data on it.")]
+pub struct DemoArgs {
+    /// The folder of the disks [default: $XDG_DATA_HOME/raidctl/demo or ~/.local/share/raidctl/demo]
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    /// Size of each of the five disks; the files are sparse
+    #[arg(long, value_name = "SIZE", default_value = "256M")]
+    pub size: Size,
+    /// TCP address to listen at, on top of the unix socket DIR/nbd.sock
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:10809")]
+    pub tcp: String,
+    /// Where the daemon is controlled.
+    #[command(flatten)]
+    pub control: ControlArgs,
+}
+
+/// `raidctl create`
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Examples:\n  raidctl create vol0 --level 5 --chunk 64K --spare /dev/sdf /dev/sdb /dev/sdc /dev/sdd\n  \
+                        raidctl create fast --level 10 --copies 2 /dev/nvme0n1 /dev/nvme1n1 /dev/nvme2n1 /dev/nvme3n1\n  \
+                        truncate -s 1G a.img b.img && raidctl create mirror --level 1 a.img b.img\n\n\
+                        Only metadata is written. A new array with redundancy is brought into sync in the background\n\
+                        once it is served."
+)]
+pub struct CreateArgs {
+    /// Name of the array and of its export
+    pub name: String,
+    /// RAID level: 0, 1, 5 or 10
+    #[arg(long, value_name = "LEVEL")]
+    pub level: String,
+    /// Bytes on one member before the next: a power of two, 4K to 16M
+    #[arg(long, value_name = "SIZE", default_value = "64K")]
+    pub chunk: String,
+    /// Where RAID5 puts parity: left-symmetric, left-asymmetric, right-symmetric, right-asymmetric
+    #[arg(long, value_name = "LAYOUT")]
+    pub layout: Option<String>,
+    /// How many copies of each chunk RAID10 keeps [default: 2]
+    #[arg(long, value_name = "N")]
+    pub copies: Option<u32>,
+    /// A device that stands by; may be given several times
+    #[arg(long = "spare", value_name = "DEV")]
+    pub spares: Vec<PathBuf>,
+    /// How the array becomes consistent after a crash: this version knows resync
+    #[arg(long, value_name = "HOW", default_value = "resync")]
+    pub consistency: String,
+    /// Checksums of the data: this version knows off
+    #[arg(long, value_name = "on|off", default_value = "off")]
+    pub checksums: String,
+    /// Trust that the devices are in sync already (all zeroes, for example) and skip the first resync
+    #[arg(long)]
+    pub assume_clean: bool,
+    /// Use devices that carry something else; what they carry is lost
+    #[arg(long)]
+    pub force: bool,
+    /// The members, in order
+    #[arg(required = true, value_name = "DEV")]
+    pub devices: Vec<PathBuf>,
+}
+
+/// `raidctl serve`
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Examples:\n  raidctl serve --listen unix:/run/vol0.sock --listen tcp:127.0.0.1:10809 /dev/sd[b-e]\n  \
+                        raidctl serve --config /etc/raidctl.toml\n\n\
+                        The configuration file (what the command line says wins):\n  \
+                        listen = [\"unix:/run/raidctl/nbd.sock\"]\n  control = \"/run/raidctl/control.sock\"\n  \
+                        devices = [\"/dev/sdb\", \"/dev/sdc\"]\n\n\
+                        SIGTERM and SIGINT stop it cleanly; a second signal stops it at once."
+)]
+pub struct ServeArgs {
+    /// Configuration file (TOML)
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Where clients connect: tcp:ADDR:PORT or unix:PATH; may be given several times
+    /// [default: unix:/run/raidctl/nbd.sock, for other users than root unix:$XDG_RUNTIME_DIR/raidctl/nbd.sock]
+    #[arg(long, value_name = "WHERE")]
+    pub listen: Vec<String>,
+    /// Where the daemon is controlled.
+    #[command(flatten)]
+    pub control: ControlArgs,
+    /// Start arrays that refuse to start without you having looked: the message says which and why
+    #[arg(long)]
+    pub force: bool,
+    /// Block devices or files with arrays on them
+    #[arg(value_name = "DEV")]
+    pub devices: Vec<PathBuf>,
+}
+
+/// `raidctl status`
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  raidctl status\n  raidctl status vol0 --json\n  raidctl status --watch")]
+pub struct StatusArgs {
+    /// Only this array
+    pub name: Option<String>,
+    /// As JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Keep the display up to date until Ctrl-C or until the daemon stops; with --json, one line per change
+    #[arg(long)]
+    pub watch: bool,
+    /// Where the daemon is controlled.
+    #[command(flatten)]
+    pub control: ControlArgs,
+}
+
+/// `raidctl examine`
+#[derive(Args, Debug)]
+#[command(after_help = "Example:\n  raidctl examine /dev/sdb")]
+pub struct ExamineArgs {
+    /// The device
+    #[arg(value_name = "DEV")]
+    pub device: PathBuf,
+    /// As JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `raidctl fail` and `raidctl remove`
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Example, a disk that is to be pulled out:\n  raidctl fail vol0 /dev/sdc && raidctl remove vol0 /dev/sdc"
+)]
+pub struct MemberArgs {
+    /// The array
+    pub name: String,
+    /// The member or spare
+    #[arg(value_name = "DEV")]
+    pub device: PathBuf,
+    /// Where the daemon is controlled.
+    #[command(flatten)]
+    pub control: ControlArgs,
+}
+
+/// `raidctl add`
+#[derive(Args, Debug)]
+#[command(after_help = "Example:\n  raidctl add vol0 /dev/sdf && raidctl status --watch")]
+pub struct AddArgs {
+    /// The array
+    pub name: String,
+    /// The new device
+    #[arg(value_name = "DEV")]
+    pub device: PathBuf,
+    /// Use a device that carries something else; what it carries is lost
+    #[arg(long)]
+    pub force: bool,
+    /// Where the daemon is controlled.
+    #[command(flatten)]
+    pub control: ControlArgs,
+}
+
+/// `raidctl stop`
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Example:\n  raidctl stop vol0\n\nTo stop the daemon and all of its arrays, send it SIGTERM."
+)]
+pub struct StopArgs {
+    /// The array
+    pub name: String,
+    /// Where the daemon is controlled.
+    #[command(flatten)]
+    pub control: ControlArgs,
+}
+
+/// `raidctl events`
+#[derive(Args, Debug)]
+#[command(after_help = "Example:\n  raidctl events --follow --json")]
+pub struct EventsArgs {
+    /// Keep printing what happens, until Ctrl-C or until the daemon stops
+    #[arg(long)]
+    pub follow: bool,
+    /// As JSON, one event per line
+    #[arg(long)]
+    pub json: bool,
+    /// Where the daemon is controlled.
+    #[command(flatten)]
+    pub control: ControlArgs,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_has_an_example_in_its_help() {
+        for command in Cli::command().get_subcommands() {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(
+                help.contains(&format!("raidctl {}", command.get_name())),
+                "{} has no example",
+                command.get_name()
+            );
+        }
+    }
+}
