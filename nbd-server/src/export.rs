@@ -1,0 +1,210 @@
+//! What a server offers: exports, their names and what is true of them.
+//!
+//! Invariants: names are unique, non-empty, at most [`MAX_NAME_BYTES`] bytes and free of NUL, so that a name
+//! read from a client either is one of them or is refused.
+
+use crate::limits::{MAX_DESCRIPTION_BYTES, MAX_EXPORTS, MAX_REQUEST_BYTES};
+use crate::proto::wire::transmission_flags as flags;
+use raidcore::dev::Geometry;
+use raidcore::limits::MAX_NAME_BYTES;
+
+/// Names an export within a server; given out by whoever owns the devices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ExportId(pub u32);
+
+/// One export.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Export {
+    /// Which one.
+    pub id: ExportId,
+    /// What clients ask for.
+    pub name: String,
+    /// What `NBD_OPT_LIST` tells people about it; may be empty.
+    pub description: String,
+    /// Size and abilities of the device behind it.
+    pub geometry: Geometry,
+    /// The device takes any offset and length; otherwise clients must keep to the block of its geometry.
+    pub byte_granular: bool,
+}
+
+impl Export {
+    /// The transmission flags: only what is true of the device and of this connection is announced.
+    ///
+    /// `NBD_FLAG_CAN_MULTI_CONN` is always true here: all connections share one device, and a flush covers
+    /// every write that was answered on any of them.
+    pub fn flags(&self, structured: bool) -> u16 {
+        let g = &self.geometry;
+        let writable = !g.read_only;
+        let mut bits = flags::HAS_FLAGS | flags::SEND_FLUSH | flags::CAN_MULTI_CONN;
+        let mut set = |when: bool, bit: u16| bits |= if when { bit } else { 0 };
+        set(g.read_only, flags::READ_ONLY);
+        set(writable, flags::SEND_FUA | flags::SEND_WRITE_ZEROES | flags::SEND_FAST_ZERO);
+        set(writable && g.discard, flags::SEND_TRIM);
+        set(g.rotational, flags::ROTATIONAL);
+        set(structured, flags::SEND_DF);
+        bits
+    }
+
+    /// The block sizes to announce.
+    pub fn block_sizes(&self) -> BlockSizes {
+        let min = if self.byte_granular { 1 } else { self.geometry.block_size.bytes() };
+        let preferred = self.geometry.preferred_bytes.clamp(4096, MAX_REQUEST_BYTES);
+        // The specification wants a power of two: the one below.
+        let preferred = 1u32 << preferred.ilog2();
+        let device_max = u32::try_from(self.geometry.max_transfer_bytes).unwrap_or(u32::MAX);
+        let max = MAX_REQUEST_BYTES.min(device_max).max(preferred);
+        BlockSizes { min, preferred, max }
+    }
+}
+
+/// Block sizes in bytes, as `NBD_INFO_BLOCK_SIZE` announces them. `min <= preferred <= max`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlockSizes {
+    /// Every offset and length is a multiple of it.
+    pub min: u32,
+    /// Requests of it are served well. A power of two, at least 4096.
+    pub preferred: u32,
+    /// Largest payload.
+    pub max: u32,
+}
+
+/// The exports of a server.
+#[derive(Clone, Debug, Default)]
+pub struct Exports {
+    list: Vec<Export>,
+}
+
+/// Why an export cannot be offered.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ExportError {
+    /// Names are 1 to 63 bytes without NUL.
+    #[error("export name {0:?} must be 1 to {MAX_NAME_BYTES} bytes without NUL: choose another name")]
+    BadName(String),
+    /// Descriptions are at most 255 bytes.
+    #[error("description of export {0:?} is longer than {MAX_DESCRIPTION_BYTES} bytes: shorten it")]
+    BadDescription(String),
+    /// The name is taken.
+    #[error("export name {0:?} is in use: choose another name")]
+    NameTaken(String),
+    /// The number is taken.
+    #[error("export {0:?} is already offered")]
+    IdTaken(ExportId),
+    /// The table is full.
+    #[error("{MAX_EXPORTS} exports are offered already: stop one first")]
+    TooMany,
+}
+
+impl Exports {
+    /// No exports.
+    pub fn new() -> Exports {
+        Exports::default()
+    }
+
+    /// Offers one more.
+    pub fn add(&mut self, export: Export) -> Result<(), ExportError> {
+        let name = &export.name;
+        if name.is_empty() || name.len() > MAX_NAME_BYTES || name.contains('\0') {
+            return Err(ExportError::BadName(name.clone()));
+        }
+        if export.description.len() > MAX_DESCRIPTION_BYTES || export.description.contains('\0') {
+            return Err(ExportError::BadDescription(name.clone()));
+        }
+        if self.list.len() >= MAX_EXPORTS {
+            return Err(ExportError::TooMany);
+        }
+        if self.list.iter().any(|e| e.name == *name) {
+            return Err(ExportError::NameTaken(name.clone()));
+        }
+        if self.by_id(export.id).is_some() {
+            return Err(ExportError::IdTaken(export.id));
+        }
+        self.list.push(export);
+        Ok(())
+    }
+
+    /// Withdraws one; `None` if it is not offered.
+    pub fn remove(&mut self, id: ExportId) -> Option<Export> {
+        let at = self.list.iter().position(|e| e.id == id)?;
+        Some(self.list.remove(at))
+    }
+
+    /// The export a client asks for; the empty name is the only export, if there is exactly one.
+    pub fn find(&self, name: &str) -> Option<&Export> {
+        match (name, self.list.as_slice()) {
+            ("", [only]) => Some(only),
+            _ => self.list.iter().find(|e| e.name == name),
+        }
+    }
+
+    /// The export of this number.
+    pub fn by_id(&self, id: ExportId) -> Option<&Export> {
+        self.list.iter().find(|e| e.id == id)
+    }
+
+    /// All of them, in the order they were added.
+    pub fn iter(&self) -> std::slice::Iter<'_, Export> {
+        self.list.iter()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use raidcore::dev::BlockSize;
+
+    fn export(id: u32, name: &str) -> Export {
+        Export {
+            id: ExportId(id),
+            name: name.to_owned(),
+            description: String::new(),
+            geometry: Geometry::plain(1 << 20, BlockSize::B4096),
+            byte_granular: true,
+        }
+    }
+
+    #[test]
+    fn the_empty_name_is_the_only_export_and_nothing_when_there_are_two() {
+        let mut exports = Exports::new();
+        assert!(exports.find("").is_none());
+        exports.add(export(1, "a")).unwrap();
+        assert_eq!(exports.find("").map(|e| e.id), Some(ExportId(1)));
+        exports.add(export(2, "b")).unwrap();
+        assert!(exports.find("").is_none());
+        assert_eq!(exports.find("b").map(|e| e.id), Some(ExportId(2)));
+        exports.remove(ExportId(1)).unwrap();
+        assert_eq!(exports.find("").map(|e| e.id), Some(ExportId(2)));
+    }
+
+    #[test]
+    fn names_that_cannot_be_asked_for_or_are_taken_are_refused() {
+        let mut exports = Exports::new();
+        exports.add(export(1, "a")).unwrap();
+        for bad in ["", "x\0y", &"n".repeat(64)] {
+            assert!(matches!(exports.add(export(2, bad)), Err(ExportError::BadName(_))), "{bad:?}");
+        }
+        assert!(matches!(exports.add(export(2, "a")), Err(ExportError::NameTaken(_))));
+        assert!(matches!(exports.add(export(1, "b")), Err(ExportError::IdTaken(_))));
+    }
+
+    #[test]
+    fn only_what_is_true_is_announced() {
+        let mut e = export(1, "a");
+        assert_eq!(e.flags(false) & (flags::SEND_TRIM | flags::SEND_DF | flags::READ_ONLY), 0);
+        e.geometry.discard = true;
+        assert_ne!(e.flags(true) & flags::SEND_TRIM, 0);
+        assert_ne!(e.flags(true) & flags::SEND_DF, 0);
+        e.geometry.read_only = true;
+        assert_eq!(e.flags(true) & (flags::SEND_TRIM | flags::SEND_FUA | flags::SEND_WRITE_ZEROES), 0);
+        assert_ne!(e.flags(true) & flags::READ_ONLY, 0);
+    }
+
+    #[test]
+    fn block_sizes_are_powers_of_two_in_order() {
+        let mut e = export(1, "a");
+        e.geometry.preferred_bytes = 3 * 65536;
+        assert_eq!(e.block_sizes(), BlockSizes { min: 1, preferred: 131072, max: 32 << 20 });
+        e.byte_granular = false;
+        e.geometry.preferred_bytes = 0;
+        assert_eq!(e.block_sizes(), BlockSizes { min: 4096, preferred: 4096, max: 32 << 20 });
+    }
+}

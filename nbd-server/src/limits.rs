@@ -1,0 +1,63 @@
+//! Every bound of the server, in one place, tied to each other by assertions the compiler checks.
+//!
+//! At each of these limits a client meets back-pressure or an error; nothing it sends makes the server grow.
+
+use std::time::Duration;
+
+/// Largest READ or WRITE, announced to the client as the maximum block size.
+pub const MAX_REQUEST_BYTES: u32 = 32 << 20;
+
+/// A WRITE larger than [`MAX_REQUEST_BYTES`] is answered with an error after its payload was skipped, if the
+/// payload is at most this long; beyond it the connection is closed, for nobody sane sends so much in vain.
+pub const MAX_DRAIN_BYTES: u32 = 64 << 20;
+
+/// Longest string the NBD specification allows.
+pub const MAX_STRING_BYTES: usize = 4096;
+
+/// Longest description of an export.
+pub const MAX_DESCRIPTION_BYTES: usize = 255;
+
+/// Longest option data that is stored; longer data is skipped and answered with `NBD_REP_ERR_TOO_BIG`.
+pub const MAX_OPTION_BYTES: usize = 8192;
+
+/// Bytes a client may send before it has chosen an export, skipped option data included.
+pub const MAX_HANDSHAKE_BYTES: u64 = 64 << 20;
+
+/// Options a client may send before it has chosen an export.
+pub const MAX_OPTIONS: u32 = 256;
+
+/// How long a client may take to choose an export.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Longest message of a structured error reply.
+pub const MAX_ERROR_MESSAGE_BYTES: usize = 64;
+
+/// Exports a reactor offers.
+pub const MAX_EXPORTS: usize = 1024;
+
+/// Connections a reactor serves, unless configured otherwise; further ones wait in the listen queue.
+pub const DEFAULT_CONNECTIONS: usize = 256;
+
+/// Requests of one connection that are executed at once; further ones stay unread in its socket.
+pub const CONNECTION_QUEUE_DEPTH: u32 = 256;
+
+/// Payload of one connection in memory at once, received and not yet written or read and not yet sent. One
+/// request of the largest size always fits.
+pub const CONNECTION_BYTES: u64 = 64 << 20;
+
+/// Memory of one receive when a connection is quiet, and when it keeps filling it.
+pub const SMALL_RECEIVE_BYTES: usize = 4 << 10;
+/// See [`SMALL_RECEIVE_BYTES`].
+pub const LARGE_RECEIVE_BYTES: usize = 64 << 10;
+
+/// A payload with at least this much still to come is received where it will be written from, not copied.
+pub const DIRECT_RECEIVE_BYTES: usize = 32 << 10;
+
+/// Control calls waiting for the reactor.
+pub const MAILBOX_CALLS: usize = 1024;
+
+const _: () = assert!(MAX_REQUEST_BYTES as u64 <= raidcore::limits::MAX_REQUEST_BYTES);
+const _: () = assert!(MAX_REQUEST_BYTES as u64 <= CONNECTION_BYTES);
+const _: () = assert!(MAX_DRAIN_BYTES > MAX_REQUEST_BYTES);
+const _: () =
+    assert!(MAX_OPTION_BYTES > MAX_STRING_BYTES + 64 && MAX_OPTION_BYTES as u64 <= MAX_HANDSHAKE_BYTES);

@@ -1,0 +1,255 @@
+//! From the greeting to the chosen export: fixed newstyle, server side.
+//!
+//! Invariants: `partial.len() < need` between two calls, and `need <= MAX_OPTION_BYTES`, so that a client
+//! holds at most that much memory; after [`Progress::Chosen`] or [`Progress::Aborted`] nothing is fed any more.
+
+use super::Violation;
+use super::option::{InfoRequest, Malformed, parse_name, put_infos, put_reply};
+use super::reply::Style;
+use super::wire::{GREETING_BYTES, INIT_MAGIC, OPTION_HEADER_BYTES, OPTION_MAGIC, handshake_flags, opt, rep};
+use crate::export::{Export, ExportId, Exports};
+use crate::limits::{MAX_HANDSHAKE_BYTES, MAX_OPTION_BYTES, MAX_OPTIONS};
+
+/// The server's side of a handshake.
+#[derive(Debug)]
+pub struct Handshake {
+    state: State,
+    /// What has arrived of the item that `state` waits for.
+    partial: Vec<u8>,
+    fixed: bool,
+    no_zeroes: bool,
+    style: Style,
+    options: u32,
+    bytes: u64,
+}
+
+/// Where a handshake stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// All input is consumed; more is needed.
+    More,
+    /// An option was answered: send what is in `out`, then feed the rest of the input.
+    Answered,
+    /// An export was chosen: send what is in `out`; the rest of the input are requests.
+    Chosen(Negotiated),
+    /// The client said good-bye: send what is in `out` and close.
+    Aborted,
+}
+
+/// What client and server agreed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Negotiated {
+    /// The export.
+    pub export: ExportId,
+    /// The kind of replies.
+    pub style: Style,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum State {
+    ClientFlags,
+    Header,
+    Data { option: u32, len: usize },
+    Skip { option: u32, left: u32 },
+}
+
+/// What the server can do, of the handshake flags.
+const OFFERED: u16 = handshake_flags::FIXED_NEWSTYLE | handshake_flags::NO_ZEROES;
+
+impl Handshake {
+    /// A handshake about to begin. The server speaks first: send [`Handshake::greeting`].
+    pub fn new() -> Handshake {
+        Handshake {
+            state: State::ClientFlags,
+            partial: Vec::new(),
+            fixed: false,
+            no_zeroes: false,
+            style: Style::Simple,
+            options: 0,
+            bytes: 0,
+        }
+    }
+
+    /// The server's first bytes.
+    pub fn greeting() -> [u8; GREETING_BYTES] {
+        let mut greeting = [0; GREETING_BYTES];
+        greeting[..8].copy_from_slice(&INIT_MAGIC.to_be_bytes());
+        greeting[8..16].copy_from_slice(&OPTION_MAGIC.to_be_bytes());
+        greeting[16..].copy_from_slice(&OFFERED.to_be_bytes());
+        greeting
+    }
+
+    /// Takes bytes from the client and appends what is to be sent to `out`. Returns how many bytes it took
+    /// (all of them unless it stopped to have something sent) and where the handshake stands.
+    pub fn feed(
+        &mut self,
+        input: &[u8],
+        exports: &Exports,
+        out: &mut Vec<u8>,
+    ) -> (usize, Result<Progress, Violation>) {
+        let mut taken = 0;
+        while let Some(used) = self.take(&input[taken..]) {
+            taken += used;
+            match self.advance(exports, out) {
+                Ok(Progress::More) => {}
+                stop => return (taken, stop),
+            }
+        }
+        (input.len(), Ok(Progress::More))
+    }
+
+    /// Collects the item that the state waits for; `Some(bytes used)` once it is complete.
+    fn take(&mut self, input: &[u8]) -> Option<usize> {
+        if let State::Skip { option, left } = self.state {
+            let used = input.len().min(left as usize);
+            self.state = State::Skip { option, left: left - used as u32 };
+            return (used == left as usize).then_some(used);
+        }
+        let missing = self.need() - self.partial.len();
+        let used = missing.min(input.len());
+        self.partial.extend_from_slice(&input[..used]);
+        (used == missing).then_some(used)
+    }
+
+    fn need(&self) -> usize {
+        match self.state {
+            State::ClientFlags => 4,
+            State::Header => OPTION_HEADER_BYTES,
+            State::Data { len, .. } => len,
+            State::Skip { .. } => 0,
+        }
+    }
+
+    /// Acts on a complete item.
+    fn advance(&mut self, exports: &Exports, out: &mut Vec<u8>) -> Result<Progress, Violation> {
+        let item = std::mem::take(&mut self.partial);
+        match self.state {
+            State::ClientFlags => {
+                self.state = State::Header;
+                self.client_flags(&item)
+            }
+            State::Header => self.header(&item),
+            State::Data { option, .. } => {
+                self.state = State::Header;
+                self.option(option, &item, exports, out)
+            }
+            State::Skip { option, .. } => {
+                self.state = State::Header;
+                put_reply(out, option, rep::ERR_TOO_BIG, &[b"option data is too long"]);
+                Ok(Progress::Answered)
+            }
+        }
+    }
+
+    fn client_flags(&mut self, item: &[u8]) -> Result<Progress, Violation> {
+        let flags = be_u32(item, 0);
+        if flags & !u32::from(OFFERED) != 0 {
+            return Err(Violation::ClientFlags(flags));
+        }
+        self.fixed = flags & u32::from(handshake_flags::FIXED_NEWSTYLE) != 0;
+        self.no_zeroes = flags & u32::from(handshake_flags::NO_ZEROES) != 0;
+        Ok(Progress::More)
+    }
+
+    fn header(&mut self, item: &[u8]) -> Result<Progress, Violation> {
+        let magic = u64::from(be_u32(item, 0)) << 32 | u64::from(be_u32(item, 4));
+        let (option, len) = (be_u32(item, 8), be_u32(item, 12));
+        if magic != OPTION_MAGIC {
+            return Err(Violation::OptionMagic(magic));
+        }
+        if !self.fixed && option != opt::EXPORT_NAME {
+            return Err(Violation::NotFixedNewstyle(option));
+        }
+        self.options += 1;
+        self.bytes += OPTION_HEADER_BYTES as u64 + u64::from(len);
+        if self.options > MAX_OPTIONS || self.bytes > MAX_HANDSHAKE_BYTES {
+            return Err(Violation::EndlessHandshake);
+        }
+        self.state = match len as usize {
+            len if len <= MAX_OPTION_BYTES => State::Data { option, len },
+            _ if option == opt::EXPORT_NAME => return Err(Violation::UnknownExport),
+            _ => State::Skip { option, left: len },
+        };
+        Ok(Progress::More)
+    }
+
+    fn option(
+        &mut self,
+        option: u32,
+        data: &[u8],
+        exports: &Exports,
+        out: &mut Vec<u8>,
+    ) -> Result<Progress, Violation> {
+        match option {
+            opt::EXPORT_NAME => return self.export_name(data, exports, out),
+            opt::ABORT => {
+                put_reply(out, option, rep::ACK, &[]);
+                return Ok(Progress::Aborted);
+            }
+            opt::INFO | opt::GO => return Ok(self.info(option, data, exports, out)),
+            opt::LIST | opt::STRUCTURED_REPLY if !data.is_empty() => {
+                put_reply(out, option, rep::ERR_INVALID, &[b"this option has no data"]);
+            }
+            opt::LIST => {
+                for export in exports.iter() {
+                    let (name, about) = (export.name.as_bytes(), export.description.as_bytes());
+                    put_reply(out, option, rep::SERVER, &[&(name.len() as u32).to_be_bytes(), name, about]);
+                }
+                put_reply(out, option, rep::ACK, &[]);
+            }
+            opt::STRUCTURED_REPLY => {
+                self.style = Style::Structured;
+                put_reply(out, option, rep::ACK, &[]);
+            }
+            // STARTTLS, metadata contexts, extended headers, withdrawn options and what is not yet invented.
+            _ => put_reply(out, option, rep::ERR_UNSUP, &[b"option is not supported"]),
+        }
+        Ok(Progress::Answered)
+    }
+
+    fn export_name(&self, data: &[u8], exports: &Exports, out: &mut Vec<u8>) -> Result<Progress, Violation> {
+        let export = parse_name(data).ok().and_then(|name| exports.find(name));
+        let export = export.ok_or(Violation::UnknownExport)?;
+        out.extend_from_slice(&export.geometry.size_bytes.to_be_bytes());
+        out.extend_from_slice(&export.flags(self.style == Style::Structured).to_be_bytes());
+        if !self.no_zeroes {
+            out.extend_from_slice(&[0; 124]);
+        }
+        Ok(self.chosen(export))
+    }
+
+    fn info(&self, option: u32, data: &[u8], exports: &Exports, out: &mut Vec<u8>) -> Progress {
+        let request = match InfoRequest::parse(data) {
+            Ok(request) => request,
+            Err(Malformed(why)) => {
+                put_reply(out, option, rep::ERR_INVALID, &[why.as_bytes()]);
+                return Progress::Answered;
+            }
+        };
+        let Some(export) = exports.find(request.name) else {
+            put_reply(out, option, rep::ERR_UNKNOWN, &[b"no export of this name; see NBD_OPT_LIST"]);
+            return Progress::Answered;
+        };
+        put_infos(out, option, &request, export, self.style == Style::Structured);
+        put_reply(out, option, rep::ACK, &[]);
+        if option == opt::GO { self.chosen(export) } else { Progress::Answered }
+    }
+
+    fn chosen(&self, export: &Export) -> Progress {
+        Progress::Chosen(Negotiated { export: export.id, style: self.style })
+    }
+}
+
+impl Default for Handshake {
+    fn default() -> Handshake {
+        Handshake::new()
+    }
+}
+
+/// The number at `at` of an item whose length was checked by `take`.
+fn be_u32(item: &[u8], at: usize) -> u32 {
+    item[at..at + 4].iter().fold(0, |number, &byte| number << 8 | u32::from(byte))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,48 @@
+//! The NBD protocol as state machines over byte slices.
+//!
+//! Bytes go in, steps and bytes to send come out. Nothing here does I/O or knows a clock, and nothing is
+//! reserved for a length that has not been checked against its limit. A client's mistake ends in an error
+//! reply or, where the specification leaves no other way, in a [`Violation`] that closes the connection.
+//!
+//! - [`Handshake`]: from the greeting to the chosen export.
+//! - [`Transmission`]: from the chosen export to the end: requests and their payload.
+//! - [`reply`]: the heads of replies.
+//! - [`errno`]: the one place where errors become NBD error numbers.
+
+pub mod errno;
+mod handshake;
+mod option;
+pub mod reply;
+mod request;
+mod transmission;
+pub mod wire;
+
+pub use handshake::{Handshake, Negotiated, Progress};
+pub use request::{Command, RawRequest, Refusal, Terms};
+pub use transmission::{Step, Transmission};
+
+/// A client broke the protocol so that the connection cannot go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Violation {
+    /// The client flags have a bit that the server did not offer.
+    #[error("unknown client flags {0:#x}")]
+    ClientFlags(u32),
+    /// An option does not start with `IHAVEOPT`.
+    #[error("bad option magic {0:#018x}")]
+    OptionMagic(u64),
+    /// A client that did not negotiate fixed newstyle may send `NBD_OPT_EXPORT_NAME` only.
+    #[error("option {0} without fixed newstyle")]
+    NotFixedNewstyle(u32),
+    /// `NBD_OPT_EXPORT_NAME` asks for what is not there; it has no error reply.
+    #[error("no such export")]
+    UnknownExport,
+    /// More options, or more bytes, than a handshake may have.
+    #[error("handshake does not end")]
+    EndlessHandshake,
+    /// A request does not start with `NBD_REQUEST_MAGIC`.
+    #[error("bad request magic {0:#010x}")]
+    RequestMagic(u32),
+    /// A write's payload is too long even to skip.
+    #[error("write of {0} bytes")]
+    PayloadTooLong(u32),
+}
