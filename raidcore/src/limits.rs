@@ -39,6 +39,17 @@ pub const ARRAY_QUEUE_DEPTH: u32 = 4096;
 /// The deadline of a member's I/O where nobody set another one.
 pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(30);
 
+/// Turns a simulation runs before it is called unending: far more than any test needs, a few minutes at most.
+pub const SIM_RUN_TURNS: u64 = 50_000_000;
+/// Turns without a completion and without a due time before a simulation is called stuck.
+pub const SIM_IDLE_TURNS: u32 = 16;
+/// Writes the cache of a simulated disk holds, whatever their size.
+pub const SIM_CACHE_WRITES: usize = 16 << 10;
+/// Operations a simulated disk may execute after they were given up; more are dropped.
+pub const SIM_LATE_OPS: usize = 4096;
+/// Bad places a simulated disk has by chance; more are not added.
+pub const SIM_BAD_RANGES: usize = 4096;
+
 const _: () = assert!(MAX_BLOCK_BYTES.is_multiple_of(PAGE_BYTES) && MAX_BLOCK_BYTES <= MAX_SLAB_BYTES);
 const _: () = assert!(MAX_REQUEST_BYTES as usize <= MAX_BLOCK_BYTES * MAX_SEGMENTS);
 const _: () = assert!(MIN_CHUNK_BYTES as usize >= PAGE_BYTES && MIN_CHUNK_BYTES <= MAX_CHUNK_BYTES);

@@ -1,1 +1,0 @@
-//! A simulated disk: seeded faults on virtual time.
