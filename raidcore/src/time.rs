@@ -18,6 +18,9 @@ impl Time {
     /// The origin of the clock.
     pub const ZERO: Time = Time(0);
 
+    /// The end of time: the deadline of what may wait for ever.
+    pub const NEVER: Time = Time(u64::MAX);
+
     /// The instant `ns` nanoseconds after the origin.
     pub const fn from_ns(ns: u64) -> Time {
         Time(ns)
