@@ -1,1 +1,0 @@
-//! The io_uring ring, and files and block devices on it.
