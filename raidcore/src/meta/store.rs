@@ -1,0 +1,199 @@
+//! Reading, writing and mending the two copies of a superblock, for create, examine and assembly.
+//!
+//! Copies are never written at the same time: while one is being written the other is whole, so a crash at any
+//! moment leaves one that is right. The copy with the higher sequence number is the superblock; the other one is
+//! older, which is its ordinary state, or bad, and is then mended.
+
+use super::format::{SUPERBLOCK_BYTES, locations};
+use super::superblock::{Superblock, SuperblockError};
+use crate::blocking::Blocking;
+use crate::dev::{BlockDev, IoError};
+
+/// What was found in the place of a copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CopyState {
+    /// Valid, and the one to go by.
+    Valid,
+    /// Valid, and overtaken by the other copy.
+    Stale,
+    /// There, and damaged.
+    Corrupt(SuperblockError),
+    /// Could not be read.
+    Unreadable(IoError),
+    /// Valid, but of another array or member: left by an earlier use of the device.
+    OtherMember,
+    /// Nothing of ours.
+    Absent,
+}
+
+impl CopyState {
+    /// True if this place should be written again.
+    pub fn is_bad(self) -> bool {
+        !matches!(self, CopyState::Valid | CopyState::Stale)
+    }
+}
+
+/// A device's superblock, and what became of its copies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Loaded {
+    /// The newer valid copy.
+    pub superblock: Superblock,
+    /// Copy A, copy B.
+    pub copies: [CopyState; 2],
+}
+
+/// Why a device has no superblock that can be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LoadError {
+    /// It is no member of any array of ours.
+    #[error("no superblock: the device is no member of an array (or was wiped)")]
+    NoSuperblock,
+    /// It was one, and neither copy is valid. The remedy is redundancy: the array can do without the device.
+    #[error(
+        "both superblock copies are corrupt (A: {}; B: {}): start the array without this device and add it again",
+        describe(.0),
+        describe(.1)
+    )]
+    BothCorrupt(CopyState, CopyState),
+    /// Made by a version this one must keep its hands off.
+    #[error("superblock: {0}")]
+    Unsupported(SuperblockError),
+    /// A copy lies where it would be on a smaller device: this is a disk whose last partition is a member.
+    #[error(
+        "the superblock at the end belongs to a device of {recorded} bytes and this one has {actual}: \
+         name the partition instead of the disk"
+    )]
+    Inner {
+        /// Size the superblock records.
+        recorded: u64,
+        /// Size of the device.
+        actual: u64,
+    },
+    /// Neither copy could be read.
+    #[error("superblock: {0}")]
+    Io(IoError),
+}
+
+fn describe(copy: &CopyState) -> String {
+    match copy {
+        CopyState::Valid => "valid".to_owned(),
+        CopyState::Stale => "valid, older".to_owned(),
+        CopyState::Corrupt(error) => error.to_string(),
+        CopyState::Unreadable(error) => error.to_string(),
+        CopyState::OtherMember => "of another member".to_owned(),
+        CopyState::Absent => "absent".to_owned(),
+    }
+}
+
+impl std::fmt::Display for CopyState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&describe(self))
+    }
+}
+
+/// Reads both copies and takes the newer valid one. Writes nothing.
+pub fn load<D: BlockDev>(dev: &mut Blocking<D>) -> Result<Loaded, LoadError> {
+    let device_bytes = dev.geometry().size_bytes;
+    let [a, b] = locations(device_bytes);
+    if a == b {
+        return Err(LoadError::NoSuperblock);
+    }
+    choose(device_bytes, [read_copy(dev, a), read_copy(dev, b)])
+}
+
+/// Writes both copies, each durable before the next, and leaves the sequence number of the second in
+/// `superblock`. The device must hold nothing that is still wanted.
+pub fn store<D: BlockDev>(dev: &mut Blocking<D>, superblock: &mut Superblock) -> Result<(), IoError> {
+    superblock.own.device_bytes = dev.geometry().size_bytes;
+    for _ in 0..2 {
+        write_next(dev, superblock)?;
+    }
+    Ok(())
+}
+
+/// Writes the bad copy again, if there is one, from the good one. Returns whether it had to.
+///
+/// The good copy is not touched: the sequence number goes up by one, and that is the bad one's place.
+pub fn mend<D: BlockDev>(dev: &mut Blocking<D>, loaded: &mut Loaded) -> Result<bool, IoError> {
+    let Some(bad) = loaded.copies.iter().position(|copy| copy.is_bad()) else { return Ok(false) };
+    loaded.superblock.own.device_bytes = dev.geometry().size_bytes;
+    let bad_is_next = (loaded.superblock.own.sequence + 1) % 2 == bad as u64;
+    if !bad_is_next {
+        // Only by hand does a copy get into the other's place. Skip a number rather than overwrite the good one.
+        loaded.superblock.own.sequence += 1;
+    }
+    write_next(dev, &mut loaded.superblock)?;
+    loaded.copies[bad] = CopyState::Valid;
+    loaded.copies[1 - bad] = CopyState::Stale;
+    Ok(true)
+}
+
+fn write_next<D: BlockDev>(dev: &mut Blocking<D>, superblock: &mut Superblock) -> Result<(), IoError> {
+    let offset = superblock.own.advance();
+    dev.write_at(offset, &superblock.encode(), true)?;
+    dev.flush()
+}
+
+type Copy = Result<Superblock, CopyFault>;
+
+enum CopyFault {
+    Format(SuperblockError),
+    Io(IoError),
+}
+
+fn read_copy<D: BlockDev>(dev: &mut Blocking<D>, offset: u64) -> Copy {
+    let mut bytes = [0; SUPERBLOCK_BYTES];
+    dev.read_at(offset, &mut bytes).map_err(CopyFault::Io)?;
+    Superblock::decode(&bytes).map_err(CopyFault::Format)
+}
+
+fn fault_state(fault: &CopyFault) -> CopyState {
+    match fault {
+        CopyFault::Format(SuperblockError::NotOurs) => CopyState::Absent,
+        CopyFault::Format(error) => CopyState::Corrupt(*error),
+        CopyFault::Io(error) => CopyState::Unreadable(*error),
+    }
+}
+
+fn choose(device_bytes: u64, copies: [Copy; 2]) -> Result<Loaded, LoadError> {
+    // A copy made by a later version may be the newer one, whatever the other says.
+    for copy in &copies {
+        if let Err(CopyFault::Format(
+            error @ (SuperblockError::UnknownVersion(_) | SuperblockError::UnknownIncompat { .. }),
+        )) = copy
+        {
+            return Err(LoadError::Unsupported(*error));
+        }
+    }
+    match copies {
+        [Ok(a), Ok(b)] => {
+            let same = a.array.uuid == b.array.uuid && a.own.member == b.own.member;
+            if !same {
+                // Create writes copy A first: it is the later use of the device.
+                return Ok(Loaded { superblock: a, copies: [CopyState::Valid, CopyState::OtherMember] });
+            }
+            if b.own.sequence > a.own.sequence {
+                Ok(Loaded { superblock: b, copies: [CopyState::Stale, CopyState::Valid] })
+            } else {
+                Ok(Loaded { superblock: a, copies: [CopyState::Valid, CopyState::Stale] })
+            }
+        }
+        [Ok(a), Err(b)] => Ok(Loaded { superblock: a, copies: [CopyState::Valid, fault_state(&b)] }),
+        [Err(a), Ok(b)] => {
+            let recorded = b.own.device_bytes;
+            if recorded != device_bytes && fault_state(&a) == CopyState::Absent {
+                return Err(LoadError::Inner { recorded, actual: device_bytes });
+            }
+            Ok(Loaded { superblock: b, copies: [fault_state(&a), CopyState::Valid] })
+        }
+        [Err(a), Err(b)] => Err(match (fault_state(&a), fault_state(&b)) {
+            (CopyState::Absent, CopyState::Absent) => LoadError::NoSuperblock,
+            (CopyState::Unreadable(error), CopyState::Unreadable(_) | CopyState::Absent)
+            | (CopyState::Absent, CopyState::Unreadable(error)) => LoadError::Io(error),
+            (a, b) => LoadError::BothCorrupt(a, b),
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,170 @@
+//! Copies that are damaged, missing, older or somebody else's.
+
+use super::super::create::{Candidate, CreateParams, plan_create};
+use super::*;
+use crate::blocking::tests::{Mem, blocking};
+use crate::dev::{ErrorKind, OpKind};
+use crate::layout::{LayoutSpec, Level};
+use uuid::Uuid;
+
+const SIZE: usize = 2 << 20;
+const B: usize = SIZE - SUPERBLOCK_BYTES;
+
+fn superblock(seed: u128) -> Superblock {
+    let device = |i| Candidate { name: format!("d{i}"), geometry: Mem::new(SIZE).geometry };
+    let params = CreateParams {
+        name: "vol0".to_owned(),
+        layout: LayoutSpec::new(Level::Raid1, 2, 64 << 10),
+        members: (0..2).map(device).collect(),
+        spares: vec![],
+        assume_clean: true,
+        now_ns: 7,
+    };
+    let mut next = seed;
+    let fresh = || {
+        next += 1;
+        Uuid::from_u128(next)
+    };
+    plan_create(&params, fresh).unwrap().remove(0)
+}
+
+fn stored() -> (Blocking<Mem>, Superblock) {
+    let mut dev = blocking(Mem::new(SIZE));
+    let mut superblock = superblock(0);
+    store(&mut dev, &mut superblock).unwrap();
+    (dev, superblock)
+}
+
+#[test]
+fn both_copies_are_stored_and_the_newer_one_is_loaded() {
+    let (mut dev, superblock) = stored();
+    let loaded = load(&mut dev).unwrap();
+    assert_eq!(loaded, Loaded { superblock, copies: [CopyState::Valid, CopyState::Stale] });
+    assert_eq!(loaded.superblock.own.sequence, 2);
+}
+
+#[test]
+fn a_damaged_copy_is_mended_from_the_other_one_whichever_it_is() {
+    for (place, field) in [(0, 0), (B, 1)] {
+        let (mut dev, superblock) = stored();
+        dev.inner_mut().bytes[place + 100] ^= 1;
+        let mut loaded = load(&mut dev).unwrap();
+        assert!(matches!(loaded.copies[field], CopyState::Corrupt(SuperblockError::BadCrc { .. })));
+        assert_eq!(loaded.superblock.array, superblock.array);
+        assert_eq!(mend(&mut dev, &mut loaded), Ok(true));
+        let mut again = load(&mut dev).unwrap();
+        assert_eq!(again, loaded);
+        assert!(again.copies.iter().all(|copy| !copy.is_bad()));
+        assert_eq!(mend(&mut dev, &mut again), Ok(false));
+    }
+}
+
+#[test]
+fn mending_never_touches_the_good_copy_even_if_it_lies_in_the_others_place() {
+    let (mut dev, _) = stored();
+    let bytes = dev.inner_mut().bytes[..SUPERBLOCK_BYTES].to_vec();
+    dev.inner_mut().bytes[B..].copy_from_slice(&bytes);
+    dev.inner_mut().bytes[..SUPERBLOCK_BYTES].fill(0);
+    let mut loaded = load(&mut dev).unwrap();
+    assert_eq!(loaded.copies, [CopyState::Absent, CopyState::Valid]);
+    assert_eq!(mend(&mut dev, &mut loaded), Ok(true));
+    assert!(dev.inner_mut().bytes[B..] == bytes);
+    assert_eq!(load(&mut dev).unwrap().copies, [CopyState::Valid, CopyState::Stale]);
+}
+
+#[test]
+fn a_crash_in_the_middle_of_any_copy_leaves_the_superblock_before_it() {
+    let (mut dev, mut superblock) = stored();
+    for round in 0..2 {
+        superblock.array.touch(round);
+        let old = load(&mut dev).unwrap().superblock;
+        let before = dev.inner_mut().bytes.clone();
+        let at = superblock.own.advance() as usize;
+        let new = superblock.encode();
+        for torn in [1, 511, 512, 2048, SUPERBLOCK_BYTES - 1] {
+            dev.inner_mut().bytes.copy_from_slice(&before);
+            dev.inner_mut().bytes[at..at + torn].copy_from_slice(&new[..torn]);
+            // Where the torn-off end is the same in both, the copy is whole: then it is the new one.
+            let found = load(&mut dev).unwrap().superblock;
+            assert!(found == old || found == superblock, "{torn} bytes");
+        }
+        dev.inner_mut().bytes[at..at + SUPERBLOCK_BYTES].copy_from_slice(&new);
+        assert_eq!(load(&mut dev).unwrap().superblock, superblock);
+    }
+}
+
+#[test]
+fn two_damaged_copies_are_told_from_none_at_all() {
+    let (mut dev, _) = stored();
+    dev.inner_mut().bytes[200] ^= 1;
+    dev.inner_mut().bytes[B + 200] ^= 1;
+    let error = load(&mut dev).unwrap_err();
+    assert!(matches!(error, LoadError::BothCorrupt(..)));
+    assert!(error.to_string().contains("start the array without this device"), "{error}");
+    dev.inner_mut().bytes.fill(0);
+    assert_eq!(load(&mut dev).unwrap_err(), LoadError::NoSuperblock);
+    assert_eq!(load(&mut blocking(Mem::new(4096))).unwrap_err(), LoadError::NoSuperblock);
+}
+
+#[test]
+fn a_copy_that_cannot_be_read_is_done_without() {
+    let (mut dev, superblock) = stored();
+    dev.inner_mut().bad = Some((OpKind::Read, 0));
+    let loaded = load(&mut dev).unwrap();
+    assert_eq!((loaded.superblock.own.sequence, loaded.superblock.array), (1, superblock.array));
+    assert!(matches!(loaded.copies[0], CopyState::Unreadable(error) if error.kind == ErrorKind::Medium));
+    let mut blank = blocking(Mem::new(SIZE));
+    blank.inner_mut().bad = Some((OpKind::Read, 0));
+    assert!(matches!(load(&mut blank).unwrap_err(), LoadError::Io(_)));
+}
+
+#[test]
+fn a_copy_of_an_earlier_array_is_mended_away() {
+    let (mut dev, _) = stored();
+    let mut old = superblock(1000);
+    old.own.sequence = 100;
+    old.own.advance();
+    dev.inner_mut().bytes[B..].copy_from_slice(&old.encode());
+    let mut loaded = load(&mut dev).unwrap();
+    assert_eq!(loaded.copies, [CopyState::Valid, CopyState::OtherMember]);
+    assert_eq!(mend(&mut dev, &mut loaded), Ok(true));
+    assert_eq!(load(&mut dev).unwrap().copies, [CopyState::Stale, CopyState::Valid]);
+}
+
+#[test]
+fn a_superblock_of_a_later_version_is_left_alone_even_beside_a_known_one() {
+    let (mut dev, _) = stored();
+    let copy = &mut dev.inner_mut().bytes[B..];
+    copy[8] = 2;
+    let checksum = super::super::format::RawSuperblock::checksum_of(copy);
+    copy[12..16].copy_from_slice(&checksum.to_le_bytes());
+    assert_eq!(load(&mut dev).unwrap_err(), LoadError::Unsupported(SuperblockError::UnknownVersion(2)));
+}
+
+#[test]
+fn a_member_partition_at_the_end_of_a_disk_is_not_taken_for_the_disk() {
+    let (mut dev, _) = stored();
+    let mut disk = Mem::new(3 * SIZE);
+    disk.bytes[2 * SIZE..].copy_from_slice(&dev.inner_mut().bytes);
+    let error = load(&mut blocking(disk)).unwrap_err();
+    assert_eq!(error, LoadError::Inner { recorded: SIZE as u64, actual: 3 * SIZE as u64 });
+}
+
+#[test]
+fn a_device_that_has_grown_is_found_by_copy_a_and_gets_a_new_copy_b() {
+    let (mut dev, _) = stored();
+    let mut grown = Mem::new(2 * SIZE);
+    grown.bytes[..SIZE].copy_from_slice(&dev.inner_mut().bytes);
+    let mut grown = blocking(grown);
+    let mut loaded = load(&mut grown).unwrap();
+    assert_eq!(loaded.copies, [CopyState::Valid, CopyState::Absent]);
+    assert_eq!(mend(&mut grown, &mut loaded), Ok(true));
+    assert_eq!(load(&mut grown).unwrap().superblock.own.device_bytes, 2 * SIZE as u64);
+}
+
+#[test]
+fn a_write_error_while_storing_is_reported() {
+    let mut dev = blocking(Mem::new(SIZE));
+    dev.inner_mut().bad = Some((OpKind::Write, B as u64));
+    assert_eq!(store(&mut dev, &mut superblock(0)).unwrap_err().kind, ErrorKind::Medium);
+}
