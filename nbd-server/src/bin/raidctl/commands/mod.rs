@@ -1,7 +1,9 @@
 //! One file per command. Each takes its arguments and returns how it ended.
 
 mod admin;
+mod create;
 mod events;
+mod examine;
 mod status;
 
 use crate::cli::Command;
@@ -17,7 +19,9 @@ pub fn run(command: Command) -> Outcome<()> {
         Command::Stop(args) => admin::stop(&args),
         Command::Events(args) => events::run(&args),
         Command::Serve(args) => crate::config::ServeConfig::load(&args).and(not_yet()),
-        Command::Demo(_) | Command::Create(_) | Command::Examine(_) => not_yet(),
+        Command::Create(args) => create::run(&args),
+        Command::Examine(args) => examine::run(&args),
+        Command::Demo(_) => not_yet(),
     }
 }
 

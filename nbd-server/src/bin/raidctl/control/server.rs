@@ -44,6 +44,7 @@ impl ControlServer {
     pub fn start(socket: OwnedSocket, desk: Arc<dyn Desk>) -> Outcome<ControlServer> {
         let shared =
             Arc::new(Shared { desk, stopping: AtomicBool::new(false), connections: AtomicUsize::new(0) });
+        socket.listen()?;
         let (wake, woken) = UnixStream::pair().context("cannot make a socket pair")?;
         socket.listener().set_nonblocking(true).context("cannot set up the control socket")?;
         let thread = std::thread::Builder::new()

@@ -3,7 +3,6 @@
 //! A path where somebody listens is refused; what a killed daemon left behind is replaced; anything that is not a
 //! socket is never touched. Our own is removed when it is dropped.
 
-use super::MAX_CONNECTIONS;
 use crate::failure::{Context, Failure, Outcome};
 use rustix::fs::{Mode, fchmod};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
@@ -12,7 +11,10 @@ use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
-/// A listening unix socket. Dropping it removes the path.
+/// Clients that may wait to be accepted.
+pub const BACKLOG: i32 = 128;
+
+/// A unix socket that is ours to listen on. Dropping it removes the path.
 #[derive(Debug)]
 pub struct OwnedSocket {
     listener: UnixListener,
@@ -21,13 +23,19 @@ pub struct OwnedSocket {
 }
 
 impl OwnedSocket {
-    /// Listens at `path`. Only this user can connect (mode 0600), from the first moment on.
+    /// Takes `path`. Nobody can connect until [`listen`](OwnedSocket::listen), and then only this user (mode 0600).
     pub fn bind(path: &Path) -> Outcome<OwnedSocket> {
         let name = path.display();
         make_way(path)?;
-        let listener = listen_privately(path).map_err(|error| bind_failure(path, error))?;
+        let listener = bind_privately(path).map_err(|error| bind_failure(path, error))?;
         let inode = std::fs::metadata(path).context(name)?.ino();
         Ok(OwnedSocket { listener, path: path.to_path_buf(), inode })
+    }
+
+    /// Lets clients connect: once there is somebody to answer them.
+    pub fn listen(&self) -> Outcome<()> {
+        let listening = listen(&self.listener, BACKLOG);
+        listening.map_err(|error| Failure::new(format!("cannot listen at {}: {error}", self.path.display())))
     }
 
     /// The socket itself.
@@ -82,12 +90,11 @@ pub fn make_way(path: &Path) -> Outcome<()> {
 
 /// Linux gives the path the mode that the socket had when it was bound. So it is set on the socket, before: there
 /// is no moment in which others could connect, and the process's mode mask, which other threads use, stays as it is.
-fn listen_privately(path: &Path) -> rustix::io::Result<UnixListener> {
+fn bind_privately(path: &Path) -> rustix::io::Result<UnixListener> {
     let address = SocketAddrUnix::new(path)?;
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
     fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
     bind(&socket, &address)?;
-    listen(&socket, MAX_CONNECTIONS as i32)?;
     Ok(UnixListener::from(socket))
 }
 

@@ -1,0 +1,87 @@
+//! Opening devices to read and write their metadata, with blocking calls on a ring of our own.
+//!
+//! Used by the commands that work without a daemon, and by the daemon before arrays run. Nothing here decides what
+//! an array is; it opens, looks and names what it finds.
+
+use crate::failure::{Context, Failure, Outcome};
+use raidcore::blocking::{Blocking, Driver};
+use raidcore::buf::{Slab, SlabConfig};
+use raidcore::meta;
+use raidcore::time::{Clock, Time};
+use raidcore::uring::{DeviceId, File, OpenHow, Ring, RingConfig, identify};
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// A ring, its clock and its memory.
+pub struct Bench {
+    clock: Clock,
+    slab: Slab,
+    ring: Ring,
+}
+
+/// An open device with blocking calls.
+pub type Disk = Blocking<File>;
+
+impl Bench {
+    /// A small bench for the calling thread.
+    pub fn new() -> Outcome<Bench> {
+        let clock = Clock::monotonic();
+        let slab = Slab::new(&SlabConfig::small()).context("cannot get memory for I/O")?;
+        let ring = Ring::new(&RingConfig::default(), &clock, &slab).context("cannot set up io_uring")?;
+        Ok(Bench { clock, slab, ring })
+    }
+
+    /// A bench on a ring that serves others as well.
+    pub fn on(ring: &Ring) -> Bench {
+        Bench { clock: ring.clock().clone(), slab: ring.slab().clone(), ring: ring.clone() }
+    }
+
+    /// Opens `path` as `how` says; a warning goes to the log.
+    pub fn open(&self, path: &Path, how: OpenHow) -> Outcome<Disk> {
+        let file = File::open(path, &self.ring, how).map_err(Failure::new)?;
+        if let Some(warning) = file.warning() {
+            tracing::warn!("{warning}");
+        }
+        Ok(self.blocking(file))
+    }
+
+    fn blocking(&self, file: File) -> Disk {
+        let driver = Box::new(RingDriver(self.ring.clone()));
+        Blocking::new(file, self.clock.clone(), self.slab.clone(), driver)
+    }
+}
+
+struct RingDriver(Ring);
+
+impl Driver for RingDriver {
+    fn wait(&mut self, until: Time) -> io::Result<()> {
+        self.0.enter(Some(until), true)
+    }
+}
+
+/// Refuses a device that is named twice, also through a link or a loop device. Names that lead nowhere pass: opening
+/// them has the better message.
+pub fn refuse_twins(paths: &[PathBuf]) -> Outcome<()> {
+    let mut seen: Vec<(DeviceId, &Path)> = Vec::new();
+    for path in paths {
+        let Ok(id) = identify(path) else { continue };
+        if let Some((_, first)) = seen.iter().find(|(other, _)| *other == id) {
+            let (first, second) = (first.display().to_string(), path.display().to_string());
+            return Err(Failure::new(match first == second {
+                true => format!("{second} is given twice: name each device once"),
+                false => format!("{second} is the same device as {first}: name each device once"),
+            }));
+        }
+        seen.push((id, path));
+    }
+    Ok(())
+}
+
+/// Refuses a device that carries something. `remedy` says how to insist.
+pub fn refuse_signature(disk: &mut Disk, path: &Path, remedy: &str) -> Outcome<()> {
+    let found = meta::foreign_signature(disk).context(path.display())?;
+    match found {
+        None => Ok(()),
+        Some(signature) => Err(Failure::new(format!("{} carries {signature}: {remedy}", path.display()))),
+    }
+}

@@ -1,0 +1,1 @@
+//! XOR parity with runtime dispatch.
