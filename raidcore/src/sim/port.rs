@@ -13,8 +13,6 @@ use crate::time::Time;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-const NEVER: Time = Time::from_ns(u64::MAX);
-
 struct Pending {
     tag: Tag,
     op: Op,
@@ -87,7 +85,7 @@ impl Port {
                 self.slots.len() - 1
             }
         };
-        if deadline < NEVER {
+        if deadline < Time::NEVER {
             self.deadlines.insert((deadline, slot));
         }
         self.queued.push(slot);
@@ -139,7 +137,7 @@ impl Port {
         }
         let due = self.due.first().map(|&(at, ..)| at).filter(|_| !self.is_hung(platter));
         let deadline = self.deadlines.first().map(|&(by, _)| by);
-        due.into_iter().chain(deadline).min().filter(|&at| at < NEVER)
+        due.into_iter().chain(deadline).min().filter(|&at| at < Time::NEVER)
     }
 
     /// The power goes: everything is answered with `Gone`, and the path is dead. Returns the changes that were
@@ -229,8 +227,8 @@ impl Port {
     /// then.
     fn give_up(&mut self, platter: &mut Platter, slot: usize, why: ErrorKind) {
         let Some(pending) = &mut self.slots[slot] else { return };
-        let due = pending.due.unwrap_or(NEVER);
-        let late = due < NEVER
+        let due = pending.due.unwrap_or(Time::NEVER);
+        let late = due < Time::NEVER
             && !self.dead
             && self.late < SIM_LATE_OPS
             && platter.rng.chance(platter.config.late_execution);

@@ -42,7 +42,7 @@ pub fn run_until<D: BlockDev + ?Sized>(
         }
         match dev.wake_at() {
             _ if done.len() > before => idle = 0,
-            Some(at) if at < Time::from_ns(u64::MAX) => {
+            Some(at) if at < Time::NEVER => {
                 idle = 0;
                 clock.advance_to(at);
             }

@@ -210,7 +210,7 @@ fn a_condition_that_can_never_hold_is_a_typed_error() {
     let answer = run_until(&rig.clock, &mut rig.dev, &mut done, |_, done| !done.is_empty());
     assert_eq!(answer, Err(RunError::Stuck { at: Time::ZERO }));
     rig.disk.hang(true);
-    let forever = Request { tag: Tag(1), op: Op::Flush, deadline: Time::from_ns(u64::MAX) };
+    let forever = Request { tag: Tag(1), op: Op::Flush, deadline: Time::NEVER };
     rig.dev.submit(forever);
     let answer = run_until(&rig.clock, &mut rig.dev, &mut done, |_, done| !done.is_empty());
     assert_eq!(answer, Err(RunError::Stuck { at: Time::ZERO }));

@@ -1,1 +1,0 @@
-//! XOR parity with runtime dispatch.
