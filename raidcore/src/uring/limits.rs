@@ -15,6 +15,12 @@ pub const MAX_SQ_ENTRIES: u32 = 32768;
 /// Most cancellations in the kernel at once; their completions need room in the completion queue as well.
 pub const MAX_CANCELS: u32 = 64;
 
+/// Completion queue entries that operations leave free: for cancellations, the waker's read, and its cancellation.
+pub const RESERVED: u32 = MAX_CANCELS + 2;
+
+/// Smallest submission queue; it makes a completion queue with room beside the reserved entries.
+pub const MIN_SQ_ENTRIES: u32 = 32;
+
 /// Files a ring registers; those beyond work as well, a file descriptor look-up per operation slower.
 pub const REGISTERED_FILES: u32 = 256;
 
@@ -48,6 +54,6 @@ pub const MAX_ZERO_WRITE_BYTES: u64 = 1 << 20;
 /// Loop devices upon loop devices that an identification looks through.
 pub const MAX_LOOP_DEPTH: usize = 8;
 
-const _: () = assert!(SQ_ENTRIES * CQ_PER_SQ > 2 * MAX_CANCELS && SQ_ENTRIES <= MAX_SQ_ENTRIES);
+const _: () = assert!(MIN_SQ_ENTRIES * CQ_PER_SQ > 2 * RESERVED && SQ_ENTRIES <= MAX_SQ_ENTRIES);
 const _: () = assert!(MAX_ZERO_WRITE_BYTES as usize / ZERO_BYTES <= MAX_IOVECS);
 const _: () = assert!(crate::limits::MAX_SEGMENTS <= MAX_IOVECS && KEPT_IOVECS <= MAX_IOVECS);

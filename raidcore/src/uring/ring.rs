@@ -2,12 +2,13 @@
 //!
 //! Invariants:
 //! - `in_kernel <= features.depth`: what has been put on the submission queue and not completed, cancellations
-//!   and the waker's read included. The rest waits in `pending`.
-//! - `earliest` is no later than the earliest deadline of an operation that was not given up.
+//!   and the waker's read included. Operations leave room for those, so that a ring full of idle receives can
+//!   still be woken and its operations cancelled; the rest waits in `pending`.
+//! - `earliest` is later than the earliest deadline of an operation that was not given up by one tick at most.
 //! - It blocks only while no answer waits in any inbox.
 #![allow(unsafe_code)] // one of the three places: it hands memory to the kernel
 
-use super::limits::{DEADLINE_TICK, DRAIN_AT_DROP, MAX_CANCELS};
+use super::limits::{DEADLINE_TICK, DRAIN_AT_DROP, MAX_CANCELS, RESERVED};
 use super::port::Port;
 use super::setup::{RingConfig, RingFeatures, build};
 use super::slot::{Done, Failure, Inbox, Key, Phase, Slots, Step, Work};
@@ -271,12 +272,17 @@ impl Core {
         pushed
     }
 
+    /// True if one more operation leaves enough of the completion queue to the ring's own.
+    fn has_room(&self) -> bool {
+        self.in_kernel + RESERVED < self.features.depth
+    }
+
     /// Moves cancellations and operations to the kernel as far as there is room.
     fn feed(&mut self) -> io::Result<()> {
         loop {
             self.feed_queue();
             let waiting = !self.pending.is_empty() || !self.cancels.is_empty();
-            let room = self.in_kernel < self.features.depth && self.cancels_in_kernel < MAX_CANCELS;
+            let room = self.has_room() && self.cancels_in_kernel < MAX_CANCELS;
             if !waiting || !room {
                 return Ok(());
             }
@@ -301,7 +307,7 @@ impl Core {
             self.cancels.pop_front();
         }
         while let Some(&key) = self.pending.front() {
-            if self.in_kernel >= self.features.depth || self.uring.submission().is_full() {
+            if !self.has_room() || self.uring.submission().is_full() {
                 return;
             }
             self.pending.pop_front();

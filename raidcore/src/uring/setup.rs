@@ -3,7 +3,7 @@
 //! Nothing here is fatal but the absence of io_uring itself. What was obtained is told by [`RingFeatures`].
 #![allow(unsafe_code)] // registers the slab's memory with the kernel
 
-use super::limits::{CQ_PER_SQ, MAX_SQ_ENTRIES, REGISTERED_FILES, SQ_ENTRIES};
+use super::limits::{CQ_PER_SQ, MAX_SQ_ENTRIES, MIN_SQ_ENTRIES, REGISTERED_FILES, SQ_ENTRIES};
 use crate::buf::Slab;
 use io_uring::IoUring;
 use std::fmt;
@@ -12,7 +12,8 @@ use std::io;
 /// What a ring shall have. The defaults suit a server; tests turn parts off to see the fallbacks work.
 #[derive(Clone, Debug)]
 pub struct RingConfig {
-    /// Submission queue entries, 1 to 32768; the completion queue has eight times as many.
+    /// Submission queue entries, brought into 32 to 32768 and up to a power of two; the completion queue has eight times as many,
+    /// as far as the kernel allows.
     pub entries: u32,
     /// Files to register, 0 for none.
     pub registered_files: u32,
@@ -44,7 +45,7 @@ pub struct RingFeatures {
     pub fixed_buffers: bool,
     /// How many files can be registered.
     pub registered_files: u32,
-    /// Operations in the kernel at once.
+    /// Completion queue entries: a few more than operations can be in the kernel at once.
     pub depth: u32,
 }
 
@@ -65,8 +66,8 @@ impl fmt::Display for RingFeatures {
 
 /// Sets up the kernel's side.
 pub(super) fn build(config: &RingConfig, slab: &Slab) -> io::Result<(IoUring, RingFeatures)> {
-    let entries = config.entries.clamp(1, MAX_SQ_ENTRIES / CQ_PER_SQ);
-    let (uring, mut features) = open(config, entries.next_power_of_two().max(32))?;
+    let entries = config.entries.clamp(MIN_SQ_ENTRIES, MAX_SQ_ENTRIES);
+    let (uring, mut features) = open(config, entries.next_power_of_two())?;
     if !uring.params().is_feature_ext_arg() || !uring.params().is_feature_nodrop() {
         let why = "io_uring of this kernel is too old: Linux 5.11 or later is needed";
         return Err(io::Error::new(io::ErrorKind::Unsupported, why));

@@ -208,12 +208,13 @@ fn a_request_whose_deadline_has_passed_before_it_was_handed_over_gives_its_memor
     let bufs = smallvec::smallvec![ring.slab().alloc(4096).unwrap()];
     file.submit(Request { tag: Tag(3), op: Op::Read { offset: 0, bufs }, deadline: Time::ZERO });
     let mut done = Vec::new();
-    until(&ring, || {
+    let answer = until(&ring, || {
         file.reap(&mut done);
         done.pop()
     });
-    assert_eq!(ring.in_flight(), 0);
-    drop(done);
+    assert_eq!(answer.result.unwrap_err().kind, ErrorKind::Timeout);
+    assert_eq!((answer.bufs.len(), ring.in_flight()), (1, 0));
+    drop(answer);
     assert_eq!(ring.slab().usage().used_bytes, 0);
 }
 

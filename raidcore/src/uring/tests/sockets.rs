@@ -269,3 +269,24 @@ fn more_operations_than_the_completion_queue_holds_all_complete() {
     }
     assert!(seen.iter().all(|&seen| seen) && port.next().is_none());
 }
+
+#[test]
+fn a_ring_full_of_idle_operations_can_still_be_woken_and_cancelled() {
+    let ring = ring_with(&RingConfig { entries: 32, ..RingConfig::default() });
+    let port = ring.port();
+    let (fd, _peer) = pair();
+    let count = u64::from(ring.features().depth) * 2;
+    for token in 0..count {
+        port.poll_readable(&fd, token);
+    }
+    ring.enter(None, false).unwrap();
+    let waker = ring.waker();
+    let thread = std::thread::spawn(move || waker.wake());
+    ring.enter(None, true).unwrap();
+    thread.join().unwrap();
+    port.cancel(0);
+    let event = event(&ring, &port);
+    assert_eq!((event.token, errno(&event.result)), (0, Some(libc::ECANCELED)));
+    assert!(ring.drain(Duration::from_secs(10)));
+    assert_eq!(std::iter::from_fn(|| port.next()).count() as u64, count - 1);
+}
