@@ -12,6 +12,31 @@
 //! - A completion names its slot and the slot's generation: a stray one reaches nobody.
 //! - Operations in the kernel never exceed the completion queue.
 //! - A ring that cannot be drained is leaked, and all memory with it; it is never freed under the kernel.
+//!
+//! ```
+//! use raidcore::buf::{Slab, SlabConfig};
+//! use raidcore::dev::{BlockDev, Op, Request, Tag};
+//! use raidcore::time::{Clock, Time};
+//! use raidcore::uring::{File, OpenHow, Ring, RingConfig};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let disk = tempfile::NamedTempFile::new()?;
+//! # disk.as_file().set_len(1 << 20)?;
+//! let slab = Slab::new(&SlabConfig::small())?;
+//! let ring = Ring::new(&RingConfig::default(), &Clock::monotonic(), &slab)?;
+//! let mut file = File::open(disk.path(), &ring, OpenHow::MEMBER)?;
+//!
+//! let bufs = slab.alloc_list(4096)?;
+//! file.submit(Request { tag: Tag(1), op: Op::Read { offset: 0, bufs }, deadline: Time::NEVER });
+//! let mut done = Vec::new();
+//! while done.is_empty() {
+//!     ring.enter(None, true)?;
+//!     file.reap(&mut done);
+//! }
+//! assert_eq!(done[0].result, Ok(()));
+//! # Ok(())
+//! # }
+//! ```
 
 mod disk;
 mod file;

@@ -208,3 +208,26 @@ fn explain(path: &Path, errno: Errno, read_only_device: bool) -> OpenError {
         errno => OpenError::Io { path, source: errno.into() },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_refusal_of_the_system_names_the_device_and_its_remedy() {
+        let path = Path::new("/dev/thing");
+        let cases = [
+            (Errno::NOENT, false, "does not exist; check the name"),
+            (Errno::ROFS, false, "is read-only; make it writable"),
+            (Errno::ACCESS, true, "is read-only; make it writable"),
+            (Errno::ACCESS, false, "permission denied; run as root"),
+            (Errno::BUSY, false, "is in use by a mount, another program or another array; stop that first"),
+            (Errno::NOMEDIUM, false, "no medium, or the device is gone; check its cable"),
+            (Errno::MFILE, false, "cannot be opened: Too many open files"),
+        ];
+        for (errno, read_only_device, words) in cases {
+            let text = explain(path, errno, read_only_device).to_string();
+            assert!(text.starts_with("/dev/thing: ") && text.contains(words), "{text}");
+        }
+    }
+}
