@@ -23,12 +23,13 @@ END
 }
 
 members=4 member_mib=320 region_mib=256 runs=3 run_ms=1500
-memory=/dev/shm disk=${CARGO_TARGET_DIR:-target} places="memory disk" levels="0 1 5 10"
+places="memory disk" levels="0 1 5 10"
+declare -A parent=([memory]=/dev/shm [disk]=${CARGO_TARGET_DIR:-target})
 while (($#)); do
     case $1 in
         --quick) runs=1; shift ;;
-        --memory) memory=$2; shift 2 ;;
-        --disk) disk=$2; shift 2 ;;
+        --memory) parent[memory]=$2; shift 2 ;;
+        --disk) parent[disk]=$2; shift 2 ;;
         --only) places=$2; shift 2 ;;
         --levels) levels=$2; shift 2 ;;
         --help) usage; exit 0 ;;
@@ -222,9 +223,8 @@ results=$here/results notes=$here/notes
 touch "$results" "$notes"
 declare -A directory
 for place in $places; do
-    parent=${!place}
-    mkdir -p "$parent"
-    directory[$place]=$(mktemp -d "$(realpath "$parent")/raidbench.XXXXXX")
+    mkdir -p "${parent[$place]}"
+    directory[$place]=$(mktemp -d "$(realpath "${parent[$place]}")/raidbench.XXXXXX")
     scratch+=("${directory[$place]}")
     prepare "${directory[$place]}"
 done
