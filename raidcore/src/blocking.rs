@@ -8,6 +8,7 @@ use crate::buf::{BufList, Slab, ViewList};
 use crate::dev::{BlockDev, Checked, Completion, ErrorKind, Geometry, IoError, Op, OpKind, Request, Tag};
 use crate::limits::{DEFAULT_DEADLINE, MAX_BLOCK_BYTES};
 use crate::time::{Clock, Time};
+use crate::uring::Ring;
 use std::io;
 use std::time::Duration;
 
@@ -37,6 +38,25 @@ impl Driver for VirtualDriver {
     }
 }
 
+/// The driver of devices on a ring: waits in the kernel.
+#[derive(Clone)]
+pub struct RingDriver {
+    ring: Ring,
+}
+
+impl RingDriver {
+    /// A driver that enters `ring`.
+    pub fn new(ring: Ring) -> RingDriver {
+        RingDriver { ring }
+    }
+}
+
+impl Driver for RingDriver {
+    fn wait(&mut self, until: Time) -> io::Result<()> {
+        self.ring.enter(Some(until), true)
+    }
+}
+
 /// A device with blocking calls.
 ///
 /// Offsets and lengths are in bytes and multiples of the device's block size; other ones are answered with
@@ -57,6 +77,12 @@ impl<D: BlockDev> Blocking<D> {
     pub fn new(dev: D, clock: Clock, slab: Slab, driver: Box<dyn Driver>) -> Blocking<D> {
         let dev = Checked::new(dev);
         Blocking { dev, clock, slab, driver, deadline: DEFAULT_DEADLINE, last_tag: 0, done: Vec::new() }
+    }
+
+    /// Wraps a device whose files are on `ring`, with the ring's clock and memory.
+    pub fn on_ring(dev: D, ring: &Ring) -> Blocking<D> {
+        let driver = Box::new(RingDriver::new(ring.clone()));
+        Blocking::new(dev, ring.clock().clone(), ring.slab().clone(), driver)
     }
 
     /// Sets how long one operation below may take; [`DEFAULT_DEADLINE`] at first.
