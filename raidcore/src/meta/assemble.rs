@@ -40,6 +40,10 @@ pub struct Assembly {
     pub slots: Vec<Option<usize>>,
     /// Devices that wait, as indices into what was found.
     pub spares: Vec<usize>,
+    /// Devices in `slots` and `spares` that a crash kept from the last metadata update: that update must reach
+    /// them ([`catch_up`](super::catch_up)) before the next one begins, or a second crash would leave them two
+    /// behind and out.
+    pub lagging: Vec<usize>,
     /// Devices of the array that must not be used, and why.
     pub left_out: Vec<LeftOut>,
     /// Slots that have no member in sync.
@@ -222,7 +226,8 @@ impl Assembly {
         !self.lost.is_empty()
     }
 
-    /// The metadata to store on all members before the first request is served: members that are not here are
+    /// The metadata to store on all members before the first request is served, and after those that lag have
+    /// caught up: members that are not here are
     /// missing, which begins the incarnation `fresh` if they were in sync; what an unclean stop left to do is
     /// written down as a resync, and a rebuild it interrupted begins anew.
     pub fn begin(&self, fresh: IncarnationUuid, now_ns: u64) -> ArrayMeta {
@@ -292,6 +297,7 @@ impl Group<'_> {
         let mut assembly = Assembly {
             slots: vec![None; array.layout.slots()],
             spares: Vec::new(),
+            lagging: Vec::new(),
             left_out: Vec::new(),
             lost: Vec::new(),
             resync: None,
@@ -312,6 +318,9 @@ impl Group<'_> {
                 }),
             }
         }
+        let used = assembly.slots.iter().flatten().chain(&assembly.spares);
+        assembly.lagging =
+            used.copied().filter(|&index| self.meta(index).events < assembly.array.events).collect();
         assembly.lost = lost_slots(&assembly);
         refuse_losses(&assembly, force)?;
         assembly.resync = resync_from(&assembly);

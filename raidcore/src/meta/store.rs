@@ -5,7 +5,7 @@
 //! older, which is its ordinary state, or bad, and is then mended.
 
 use super::format::{SUPERBLOCK_BYTES, locations};
-use super::superblock::{Superblock, SuperblockError};
+use super::superblock::{ArrayMeta, Superblock, SuperblockError};
 use crate::blocking::Blocking;
 use crate::dev::{BlockDev, IoError};
 
@@ -125,6 +125,28 @@ pub fn mend<D: BlockDev>(dev: &mut Blocking<D>, loaded: &mut Loaded) -> Result<b
     write_next(dev, &mut loaded.superblock)?;
     loaded.copies[bad] = CopyState::Valid;
     loaded.copies[1 - bad] = CopyState::Stale;
+    Ok(true)
+}
+
+/// Brings a member that a crash kept from the last metadata update up to it. Returns whether it had to.
+///
+/// `array` is what [`assemble`](super::assemble) found to be the newest; `loaded` is this member's.
+pub fn catch_up<D: BlockDev>(
+    dev: &mut Blocking<D>,
+    loaded: &mut Loaded,
+    array: &ArrayMeta,
+) -> Result<bool, IoError> {
+    if loaded.superblock.array.events >= array.events {
+        return Ok(false);
+    }
+    loaded.superblock.own.device_bytes = dev.geometry().size_bytes;
+    loaded.superblock.array = array.clone();
+    write_next(dev, &mut loaded.superblock)?;
+    let newer = usize::from(loaded.superblock.own.sequence % 2 == 1);
+    loaded.copies[newer] = CopyState::Valid;
+    if loaded.copies[1 - newer] == CopyState::Valid {
+        loaded.copies[1 - newer] = CopyState::Stale;
+    }
     Ok(true)
 }
 

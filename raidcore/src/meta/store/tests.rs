@@ -168,3 +168,14 @@ fn a_write_error_while_storing_is_reported() {
     dev.inner_mut().bad = Some((OpKind::Write, B as u64));
     assert_eq!(store(&mut dev, &mut superblock(0)).unwrap_err().kind, ErrorKind::Medium);
 }
+
+#[test]
+fn a_member_behind_catches_up_and_one_that_is_not_is_left_alone() {
+    let (mut dev, mut superblock) = stored();
+    let mut loaded = load(&mut dev).unwrap();
+    assert_eq!(catch_up(&mut dev, &mut loaded, &superblock.array), Ok(false));
+    superblock.array.touch(8);
+    assert_eq!(catch_up(&mut dev, &mut loaded, &superblock.array), Ok(true));
+    let again = load(&mut dev).unwrap();
+    assert_eq!((&again.superblock.array, again.copies), (&superblock.array, loaded.copies));
+}
