@@ -2,6 +2,7 @@
 //!
 //! A skipped test says so and why. With `CI=true` nothing may be skipped: there the missing thing is a failure.
 
+use crate::shell;
 use std::path::Path;
 use std::sync::OnceLock;
 
@@ -12,6 +13,8 @@ pub enum Need {
     Program(&'static str),
     /// Loop devices, which take root and a kernel that lends them.
     LoopDevices,
+    /// The right to make mount and process namespaces, in which a guest is boxed.
+    Namespaces,
 }
 
 impl Need {
@@ -19,6 +22,13 @@ impl Need {
         match self {
             Need::Program(name) => {
                 (!on_path(name)).then(|| format!("no program {name}; ./test installs it where it may"))
+            }
+            Need::Namespaces => {
+                // As tests/uml/umlrun does it.
+                let root = rustix::process::geteuid().is_root();
+                let user = if root { "" } else { "--map-root-user" };
+                let tried = shell(&format!("unshare {user} --mount --pid --fork --mount-proc true"));
+                (tried.code != Some(0)).then(|| format!("no namespaces here: {}", tried.stderr.trim()))
             }
             Need::LoopDevices => {
                 static WORKS: OnceLock<bool> = OnceLock::new();

@@ -4,12 +4,12 @@
 //! The story itself is tests/uml/guest-filesystem, which runs as root in the guest.
 
 use std::path::Path;
-use tests::Need::Program;
+use tests::Need::{Namespaces, Program};
 use tests::{program, repository, run, skipped};
 
 fn file_system_survives(name: &str, mkfs: &'static str, fsck: &str) {
-    let needs = ["linux.uml", "gcc", "unshare", "nbd-client", "jq", mkfs].map(Program);
-    if skipped(&needs) {
+    let programs = ["linux.uml", "gcc", "unshare", "nbd-client", "jq", mkfs];
+    if skipped(&programs.map(Program)) || skipped(&[Namespaces]) {
         return;
     }
     let uml = repository().join("tests/uml");
