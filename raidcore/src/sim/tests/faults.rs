@@ -75,6 +75,19 @@ fn a_hung_disk_keeps_deadlines_and_executes_late_what_it_was_told() {
 }
 
 #[test]
+fn what_is_done_at_its_deadline_is_in_time_and_what_is_done_after_it_is_not() {
+    let took = Duration::from_millis(5);
+    let latency = Latency { min: took, max: took };
+    for (early, expected) in [(0, Ok(())), (1, Err(ErrorKind::Timeout))] {
+        let mut rig = Rig::new(DiskConfig { latency, ..DiskConfig::quiet(1 << 20, BlockSize::B4096) });
+        let deadline = Time::ZERO + (took - Duration::from_nanos(early));
+        rig.dev.submit(Request { tag: Tag(0), op: Op::Flush, deadline });
+        let answer = rig.collect(1).remove(0);
+        assert_eq!((answer.result.map_err(|error| error.kind), rig.clock.now()), (expected, deadline));
+    }
+}
+
+#[test]
 fn a_late_write_overwrites_a_later_acknowledged_one_unless_late_execution_is_off() {
     for late_execution in [0.0, 1.0] {
         let quiet = DiskConfig::quiet(1 << 20, BlockSize::B4096);
