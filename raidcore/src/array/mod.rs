@@ -1,1 +1,4 @@
 //! The array: plan and execute.
+
+mod plan;
+mod slots;
