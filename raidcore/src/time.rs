@@ -90,6 +90,17 @@ impl Clock {
         self.now()
     }
 
+    /// Nanoseconds since 1970 UTC, for time stamps that people read; on a virtual clock, its own time.
+    pub fn wall_ns(&self) -> u64 {
+        match self.origin {
+            Some(_) => match std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH) {
+                Ok(span) => u64::try_from(span.as_nanos()).unwrap_or(u64::MAX),
+                Err(_) => 0,
+            },
+            None => self.now().as_ns(),
+        }
+    }
+
     /// Moves a virtual clock forward to `to`. A clock never goes back, and a monotonic one is not moved by hand.
     pub fn advance_to(&self, to: Time) {
         if self.origin.is_none() {

@@ -158,6 +158,32 @@ impl Layout {
         Home { slot, offset: row * chunk + band }
     }
 
+    /// Bytes at the start of the members' data areas that lie wholly in units below `unit`: how far a walk over
+    /// the units in order has come, in the terms of a member. Rounded down.
+    pub fn member_bytes_before(&self, unit: UnitId) -> u64 {
+        let rows = u64::from(self.unit_rows());
+        let chunk = u64::from(self.chunk_bytes());
+        match self.parity_algorithm() {
+            Some(_) => unit.0 * rows,
+            None => unit.0 / (chunk / rows) * self.copies() as u64 / self.slots() as u64 * chunk,
+        }
+    }
+
+    /// The first unit that is not wholly within the first `member_bytes` of the members' data areas: where a
+    /// walk that has come so far goes on. Never past what [`member_bytes_before`](Layout::member_bytes_before)
+    /// was given.
+    pub fn unit_after(&self, member_bytes: u64) -> UnitId {
+        let rows = u64::from(self.unit_rows());
+        let chunk = u64::from(self.chunk_bytes());
+        match self.parity_algorithm() {
+            Some(_) => UnitId(member_bytes / rows),
+            None => {
+                let chunks = member_bytes / chunk * self.slots() as u64 / self.copies() as u64;
+                UnitId(chunks * (chunk / rows))
+            }
+        }
+    }
+
     /// True if all data can still be read without the members for which `missing` is true.
     pub fn survives(&self, missing: impl Fn(Slot) -> bool) -> bool {
         match self.parity_algorithm() {

@@ -79,6 +79,19 @@ proptest! {
     }
 
     #[test]
+    fn a_checkpoint_in_member_bytes_never_claims_a_unit_that_was_not_done(layout in layouts(), at in 0u64..4096) {
+        let bytes = layout.member_bytes_before(UnitId(at));
+        prop_assert!(layout.unit_after(bytes) <= UnitId(at));
+        // Every home of a unit at or after the checkpoint lies at or after these bytes.
+        let homes = match layout.unit_map(UnitId(at)) {
+            UnitMap::Copies(homes) => homes,
+            UnitMap::Parity { data, .. } => data,
+        };
+        prop_assert!(homes.iter().all(|home| home.offset + u64::from(layout.chunk_bytes()) > bytes));
+        prop_assert!(bytes + 2 * u64::from(layout.chunk_bytes()) > homes[0].offset);
+    }
+
+    #[test]
     fn parity_falls_on_each_member_equally_often(slots in 3usize..=64, number in 0u32..4, first in 0u64..1 << 40) {
         let algorithm = ParityAlgorithm::from_number(number).unwrap();
         let stripes = first..first + slots as u64;

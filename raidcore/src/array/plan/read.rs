@@ -34,12 +34,10 @@ pub(in crate::array) fn plan_read(
     Ok(plan)
 }
 
-/// The homes that hold the span itself, and the homes whose XOR is its data.
-fn sources(
-    map: &UnitMap,
-    span: &Span,
-    access: Access,
-) -> Result<(SmallVec<[Home; 4]>, SmallVec<[Home; 8]>), Unreadable> {
+/// The homes that hold a span itself, and the homes whose XOR is its data.
+type Sources = (SmallVec<[Home; 4]>, SmallVec<[Home; 8]>);
+
+fn sources(map: &UnitMap, span: &Span, access: Access) -> Result<Sources, Unreadable> {
     let readable = |home: &Home| !access.unreadable.contains(home.slot);
     match map {
         UnitMap::Copies(homes) => {

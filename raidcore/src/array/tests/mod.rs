@@ -1,0 +1,7 @@
+//! The array over simulated disks.
+
+mod degraded;
+mod failure;
+mod lifecycle;
+mod model;
+mod rig;
