@@ -14,5 +14,6 @@ pub mod lu;
 pub mod meta;
 pub mod parity;
 pub mod sim;
+mod slots;
 pub mod time;
 pub mod uring;

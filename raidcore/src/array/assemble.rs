@@ -2,7 +2,6 @@
 
 use super::commit::Commit;
 use super::member::{Member, MemberId};
-use super::slots::Slots;
 use super::stop::Phase;
 use super::unit::Units;
 use super::{Array, Event};
@@ -11,6 +10,7 @@ use crate::dev::{BlockDev, Geometry};
 use crate::layout::{Layout, Level};
 use crate::limits::{ARRAY_QUEUE_DEPTH, DEFAULT_DEADLINE, MAX_REQUEST_BYTES};
 use crate::meta::{ArrayMeta, Assembly, Found, IncarnationUuid, MemberState};
+use crate::slots::Slots;
 use crate::time::{Clock, Time};
 use std::time::Duration;
 use uuid::Uuid;

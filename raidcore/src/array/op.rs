@@ -9,7 +9,6 @@ use super::plan::{
     Access, Mem, Plan, SlotSet, Span, XorStep, plan_read, plan_rebuild, plan_resync, plan_write, plan_zero,
 };
 use super::plug::{Io, Outcome, Piece};
-use super::slots::Key;
 use super::sync::SyncStep;
 use super::unit::Work;
 use super::{Array, Event, Owner};
@@ -17,6 +16,7 @@ use crate::buf::{Buf, View};
 use crate::dev::{ErrorKind, IoError, OpKind};
 use crate::layout::{Slot, UnitId};
 use crate::parity;
+use crate::slots::Key;
 use smallvec::SmallVec;
 
 /// A scratch buffer's way through an operation.

@@ -8,9 +8,9 @@
 //! piece by piece, so that one bad block fails no neighbour; at most `queue_depth` requests are in the device.
 
 use super::Owner;
-use super::slots::Slots;
 use crate::buf::{Buf, BufList, View, ViewList};
 use crate::dev::{BlockDev, Completion, ErrorKind, IoError, Op, OpKind, Request, Tag};
+use crate::slots::Slots;
 use crate::time::Time;
 use smallvec::SmallVec;
 use std::collections::VecDeque;

@@ -3,13 +3,13 @@
 use super::member::MemberId;
 use super::plan::{SlotSet, Span};
 use super::plug::{Io, Outcome, Piece};
-use super::slots::Key;
 use super::stop::Purpose;
 use super::unit::Work;
 use super::{Array, Owner};
 use crate::buf::{Buf, BufList, View, ViewList};
 use crate::dev::{Completion, ErrorKind, IoError, Op, OpKind, Request, Tag};
 use crate::layout::{Home, UnitId, UnitMap};
+use crate::slots::Key;
 use crate::time::Time;
 use smallvec::SmallVec;
 use std::time::Duration;

@@ -5,10 +5,10 @@
 
 use super::member::MemberId;
 use super::plug::{Io, Outcome, Piece};
-use super::slots::Key;
 use super::{Array, Event, Owner};
 use crate::dev::{ErrorKind, IoError, OpKind};
 use crate::meta::MemberState;
+use crate::slots::Key;
 use crate::time::Time;
 
 /// Where the array is in its life.

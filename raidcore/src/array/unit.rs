@@ -4,10 +4,10 @@
 //! operation takes all of it that is of one kind and does not overlap.
 
 use super::plan::{SlotSet, Span};
-use super::slots::Key;
 use super::{Array, sync::SyncStep};
 use crate::buf::{Buf, View};
 use crate::layout::UnitId;
+use crate::slots::Key;
 use std::collections::{HashMap, VecDeque};
 
 /// What waits at a unit.

@@ -4,7 +4,7 @@
 //! with plain indices it would find a stranger.
 
 /// Key of an occupied slot.
-pub(super) type Key = u64;
+pub(crate) type Key = u64;
 
 struct Slot<T> {
     generation: u32,
@@ -12,17 +12,17 @@ struct Slot<T> {
 }
 
 /// The table. Freed slots are used again, so it is as large as the most that ever was in it at once.
-pub(super) struct Slots<T> {
+pub(crate) struct Slots<T> {
     slots: Vec<Slot<T>>,
     free: Vec<u32>,
 }
 
 impl<T> Slots<T> {
-    pub(super) fn new() -> Slots<T> {
+    pub(crate) fn new() -> Slots<T> {
         Slots { slots: Vec::new(), free: Vec::new() }
     }
 
-    pub(super) fn insert(&mut self, value: T) -> Key {
+    pub(crate) fn insert(&mut self, value: T) -> Key {
         let index = match self.free.pop() {
             Some(index) => index,
             None => {
@@ -35,17 +35,17 @@ impl<T> Slots<T> {
         u64::from(slot.generation) << 32 | u64::from(index)
     }
 
-    pub(super) fn get(&self, key: Key) -> Option<&T> {
+    pub(crate) fn get(&self, key: Key) -> Option<&T> {
         let slot = self.slots.get(key as u32 as usize)?;
         if u64::from(slot.generation) == key >> 32 { slot.value.as_ref() } else { None }
     }
 
-    pub(super) fn get_mut(&mut self, key: Key) -> Option<&mut T> {
+    pub(crate) fn get_mut(&mut self, key: Key) -> Option<&mut T> {
         let slot = self.slots.get_mut(key as u32 as usize)?;
         if u64::from(slot.generation) == key >> 32 { slot.value.as_mut() } else { None }
     }
 
-    pub(super) fn remove(&mut self, key: Key) -> Option<T> {
+    pub(crate) fn remove(&mut self, key: Key) -> Option<T> {
         let slot = self.slots.get_mut(key as u32 as usize)?;
         if u64::from(slot.generation) != key >> 32 {
             return None;
@@ -56,11 +56,11 @@ impl<T> Slots<T> {
         Some(value)
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.slots.len() - self.free.len()
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = (Key, &T)> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Key, &T)> {
         self.slots.iter().enumerate().filter_map(|(index, slot)| {
             let value = slot.value.as_ref()?;
             Some((u64::from(slot.generation) << 32 | index as u64, value))

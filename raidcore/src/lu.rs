@@ -1,1 +1,0 @@
-//! Logical units: what is exported.
