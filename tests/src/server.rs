@@ -3,6 +3,7 @@
 use crate::{Finished, program, run};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+use std::ffi::OsString;
 use std::fs::File;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -61,16 +62,26 @@ impl Server {
         Server::try_start(dir, devices).unwrap_or_else(|end| panic!("{end:#?}"))
     }
 
+    /// As [`start`](Server::start), with further options of `serve`.
+    pub fn start_with(dir: &Path, options: &[&str], devices: &[PathBuf]) -> Server {
+        Server::serve(dir, options, devices).unwrap_or_else(|end| panic!("{end:#?}"))
+    }
+
     /// Serves `devices`, or says how the server ended.
     pub fn try_start(dir: &Path, devices: &[PathBuf]) -> Result<Server, Finished> {
+        Server::serve(dir, &[], devices)
+    }
+
+    fn serve(dir: &Path, options: &[&str], devices: &[PathBuf]) -> Result<Server, Finished> {
         let listen = format!("unix:{}", dir.join("nbd.sock").display());
-        let mut arguments = vec!["serve".into(), "--listen".into(), listen.into()];
-        arguments.extend(devices.iter().map(|device| device.as_os_str().to_owned()));
+        let words =
+            ["serve", "--listen", &listen].into_iter().chain(options.iter().copied()).map(OsString::from);
+        let arguments: Vec<OsString> = words.chain(devices.iter().map(OsString::from)).collect();
         Server::launch(dir, &arguments)
     }
 
     /// Runs any command line that makes raidctl listen on `dir`/nbd.sock.
-    pub fn launch(dir: &Path, arguments: &[std::ffi::OsString]) -> Result<Server, Finished> {
+    pub fn launch(dir: &Path, arguments: &[OsString]) -> Result<Server, Finished> {
         let (socket, control) = (dir.join("nbd.sock"), dir.join("control.sock"));
         let log = dir.join("serve.log");
         let output = File::create(&log).unwrap();

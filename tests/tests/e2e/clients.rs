@@ -48,8 +48,8 @@ fn nbdinfo_lists_the_export_with_its_size_and_abilities() {
     ] {
         assert_eq!(export[ability], wanted, "{ability} of {export:#}");
     }
-    assert!(matches!(export["block_minimum"].as_u64(), Some(1 | 512)), "{export:#}");
-    assert_eq!(export["block_maximum"], 32 << 20, "{export:#}");
+    assert!(matches!(export["block_size_minimum"].as_u64(), Some(1 | 512)), "{export:#}");
+    assert_eq!(export["block_size_maximum"], 32 << 20, "{export:#}");
 }
 
 #[test]

@@ -77,7 +77,7 @@ fn raid10_killed_under_load_has_what_was_flushed_and_resyncs() {
 }
 
 #[test]
-fn an_array_killed_while_degraded_starts_degraded_with_its_data() {
+fn a_raid5_killed_while_degraded_starts_only_with_force_and_has_what_was_flushed() {
     if skipped(&[Program("qemu-io")]) {
         return;
     }
@@ -89,10 +89,30 @@ fn an_array_killed_while_degraded_starts_degraded_with_its_data() {
     server.ctl(["fail", "vol0", text(lost)]).ok();
     qemu_io(&server, &[format!("write -P 0x32 {FLUSHED}"), "flush".to_string()]);
     server.crash();
+    // Writes cut off by the crash may have left parity that does not fit: that is for a person to decide.
+    let refused = Server::try_start(disks.dir(), disks.all()).err().expect("it started");
+    refused.refused(&["vol0", text(lost), "--force"]);
     // The lost member is back on the command line, with data that is stale: it must not be believed.
-    let server = Server::start(disks.dir(), disks.all());
+    let server = Server::start_with(disks.dir(), &["--force"], disks.all());
     let array = server.array("vol0");
     assert_eq!(array["state"], "degraded", "{array:#}");
     assert_ne!(member_state(&array, lost), "in_sync", "{array:#}");
+    qemu_io(&server, &[format!("read -P 0x32 {FLUSHED}")]);
+}
+
+#[test]
+fn a_mirror_killed_while_degraded_starts_degraded_with_what_was_flushed() {
+    if skipped(&[Program("qemu-io")]) {
+        return;
+    }
+    let disks = Disks::new(2, 64);
+    create_clean("1", &disks);
+    let server = Server::start(disks.dir(), disks.all());
+    qemu_io(&server, &[format!("write -P 0x31 {FLUSHED}")]);
+    server.ctl(["fail", "vol0", text(&disks.all()[0])]).ok();
+    qemu_io(&server, &[format!("write -P 0x32 {FLUSHED}"), "flush".to_string()]);
+    server.crash();
+    let server = Server::start(disks.dir(), disks.all());
+    assert_eq!(server.array("vol0")["state"], "degraded");
     qemu_io(&server, &[format!("read -P 0x32 {FLUSHED}")]);
 }
