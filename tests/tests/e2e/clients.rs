@@ -2,7 +2,7 @@
 
 use crate::{create_clean, text};
 use tests::Need::Program;
-use tests::{Disks, Server, program, random_bytes, run, shell, skipped};
+use tests::{Disks, RawClient, Server, program, random_bytes, run, skipped};
 
 fn qemu_io(uri: &str, commands: &[&str]) -> String {
     let mut qemu_io = program("qemu-io");
@@ -168,22 +168,9 @@ fn two_connections_see_each_others_flushed_writes() {
     let disks = Disks::new(3, 64);
     create_clean("5", &disks);
     let server = Server::start(disks.dir(), disks.all());
-    let uri = server.uri("vol0");
-    let (read, write) = (disks.path("read"), disks.path("write"));
-    // The second client is connected before the first one writes, and reads afterwards.
-    let script = format!(
-        "mkfifo {read} {write}
-         qemu-io -f raw '{uri}' <{read} >{read}.out & reader=$!
-         exec 3>{read}
-         echo 'read -P 0 0 64k' >&3
-         qemu-io -f raw -c 'write -P 0x77 0 64k' -c flush '{uri}'
-         echo 'read -P 0x77 0 64k' >&3
-         exec 3>&-
-         wait $reader
-         cat {read}.out",
-        read = text(&read),
-        write = text(&write),
-    );
-    let done = shell(&script).ok();
-    assert!(!done.stdout.contains("failed"), "{done:#?}");
+    let (mut reader, _) = RawClient::open(server.socket(), "vol0").unwrap();
+    let mut read = || reader.call(0, 0, 64 << 10, &[], 64 << 10).unwrap().data;
+    assert!(read().iter().all(|&byte| byte == 0));
+    qemu_io(&server.uri("vol0"), &["write -P 0x77 0 64k", "flush"]);
+    assert!(read().iter().all(|&byte| byte == 0x77));
 }
