@@ -24,7 +24,7 @@ mod events;
 mod failure;
 mod member;
 mod op;
-mod plan;
+pub mod plan;
 mod plug;
 mod request;
 mod status;

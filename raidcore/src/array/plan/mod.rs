@@ -17,27 +17,30 @@ mod write;
 #[cfg(test)]
 mod tests;
 
-pub(super) use read::plan_read;
-pub(super) use sync::{plan_rebuild, plan_resync};
-pub(super) use write::{plan_write, plan_zero};
+pub use read::plan_read;
+pub use sync::{plan_rebuild, plan_resync};
+pub use write::{plan_write, plan_zero};
 
 use crate::layout::{Home, Slot};
 use smallvec::SmallVec;
 
 /// A set of slots.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct SlotSet(u64);
+pub struct SlotSet(u64);
 
 impl SlotSet {
-    pub(super) fn insert(&mut self, slot: Slot) {
+    /// Adds a slot.
+    pub fn insert(&mut self, slot: Slot) {
         self.0 |= 1 << slot.0;
     }
 
-    pub(super) fn contains(self, slot: Slot) -> bool {
+    /// True if the slot is in the set.
+    pub fn contains(self, slot: Slot) -> bool {
         self.0 >> slot.0 & 1 == 1
     }
 
-    pub(super) fn union(self, other: SlotSet) -> SlotSet {
+    /// The slots of both sets.
+    pub fn union(self, other: SlotSet) -> SlotSet {
         SlotSet(self.0 | other.0)
     }
 }
@@ -52,86 +55,111 @@ impl FromIterator<Slot> for SlotSet {
 
 /// What the members of a unit can be used for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Access {
+pub struct Access {
     /// Not to be read: missing, failed, not rebuilt so far, or with a bad block in this unit.
-    pub(super) unreadable: SlotSet,
+    pub unreadable: SlotSet,
     /// Not to be written: missing or failed.
-    pub(super) unwritable: SlotSet,
+    pub unwritable: SlotSet,
     /// The redundancy of the unit may not match its data: a resync has not come here yet.
-    pub(super) unsynced: bool,
+    pub unsynced: bool,
 }
 
 /// Rows of one column that a request covers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Span {
-    pub(super) column: usize,
-    pub(super) row: u32,
-    pub(super) len: u32,
+pub struct Span {
+    /// The data column.
+    pub column: usize,
+    /// First row, in bytes from the top of the unit.
+    pub row: u32,
+    /// How many, in bytes.
+    pub len: u32,
 }
 
 impl Span {
-    pub(super) fn end(&self) -> u32 {
+    /// The row after the last one.
+    pub fn end(&self) -> u32 {
         self.row + self.len
     }
 
-    pub(super) fn overlaps(&self, other: &Span) -> bool {
+    /// True if both cover a row of the same column.
+    pub fn overlaps(&self, other: &Span) -> bool {
         self.column == other.column && self.row < other.end() && other.row < self.end()
     }
 }
 
 /// Memory a step works on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Mem {
+pub enum Mem {
     /// Scratch buffer number so-and-so, whole.
     Scratch(usize),
     /// `len` bytes from `from` on of the memory of span number `span`.
-    Span { span: usize, from: u32, len: u32 },
+    Span {
+        /// Number of the span.
+        span: usize,
+        /// First byte of its memory.
+        from: u32,
+        /// How many bytes.
+        len: u32,
+    },
 }
 
 /// Fill a scratch buffer from a member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct ReadStep {
-    pub(super) home: Home,
-    pub(super) into: usize,
+pub struct ReadStep {
+    /// From where.
+    pub home: Home,
+    /// Which scratch buffer.
+    pub into: usize,
 }
 
 /// `dst` becomes the XOR of `sources`; of one source, a copy.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct XorStep {
-    pub(super) dst: Mem,
-    pub(super) sources: SmallVec<[Mem; 8]>,
+pub struct XorStep {
+    /// What is written.
+    pub dst: Mem,
+    /// What is read; never `dst`.
+    pub sources: SmallVec<[Mem; 8]>,
 }
 
 /// Write memory to a member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct WriteStep {
-    pub(super) home: Home,
-    pub(super) from: Mem,
+pub struct WriteStep {
+    /// Where to.
+    pub home: Home,
+    /// What.
+    pub from: Mem,
     /// Leave it if this scratch buffer, which holds what is on the member now, is equal to `from`.
-    pub(super) unless_equal: Option<usize>,
+    pub unless_equal: Option<usize>,
 }
 
 /// Zero a range of a member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct ZeroStep {
-    pub(super) home: Home,
-    pub(super) len: u32,
+pub struct ZeroStep {
+    /// Where.
+    pub home: Home,
+    /// How many bytes.
+    pub len: u32,
 }
 
 /// The steps. Phases run one after the other; the steps of a phase run together, but XOR steps in order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Plan {
+pub struct Plan {
     /// Length of each scratch buffer, in bytes.
-    pub(super) scratch: Vec<u32>,
-    pub(super) reads: Vec<ReadStep>,
-    pub(super) xors: Vec<XorStep>,
-    pub(super) writes: Vec<WriteStep>,
-    pub(super) zeroes: Vec<ZeroStep>,
+    pub scratch: Vec<u32>,
+    /// First: what is read.
+    pub reads: Vec<ReadStep>,
+    /// Then: what is computed, in order.
+    pub xors: Vec<XorStep>,
+    /// Then: what is written,
+    pub writes: Vec<WriteStep>,
+    /// and what is zeroed.
+    pub zeroes: Vec<ZeroStep>,
 }
 
 /// The unit cannot be planned for: too many of its members are unreadable.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Unreadable;
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("too many members of the stripe are unreadable")]
+pub struct Unreadable;
 
 impl Plan {
     fn new_scratch(&mut self, len: u32) -> usize {

@@ -6,12 +6,7 @@ use smallvec::SmallVec;
 
 /// Rebuilds each span from the other members. Where the span's own home is in `heal` and can be written, the
 /// data is written back there, so that a disk may remap its bad sector.
-pub(in crate::array) fn plan_read(
-    map: &UnitMap,
-    spans: &[Span],
-    access: Access,
-    heal: SlotSet,
-) -> Result<Plan, Unreadable> {
+pub fn plan_read(map: &UnitMap, spans: &[Span], access: Access, heal: SlotSet) -> Result<Plan, Unreadable> {
     let mut plan = Plan::default();
     for (index, span) in spans.iter().enumerate() {
         let whole = Mem::Span { span: index, from: 0, len: span.len };

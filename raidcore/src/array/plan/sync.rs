@@ -7,11 +7,7 @@ use smallvec::SmallVec;
 /// Makes the unit's redundancy match its data: copies follow the first readable one, parity follows the
 /// columns. What is right already is not written. A column that cannot be read is rebuilt from the others and
 /// written back.
-pub(in crate::array) fn plan_resync(
-    map: &UnitMap,
-    unit_rows: u32,
-    access: Access,
-) -> Result<Plan, Unreadable> {
+pub fn plan_resync(map: &UnitMap, unit_rows: u32, access: Access) -> Result<Plan, Unreadable> {
     let mut plan = Plan::default();
     let readable = |home: &Home| !access.unreadable.contains(home.slot);
     let writable = |home: &Home| !access.unwritable.contains(home.slot);
@@ -45,12 +41,7 @@ pub(in crate::array) fn plan_resync(
 }
 
 /// Rebuilds what the unit keeps on `target` from its other members. An empty plan if it keeps nothing there.
-pub(in crate::array) fn plan_rebuild(
-    map: &UnitMap,
-    unit_rows: u32,
-    target: Slot,
-    access: Access,
-) -> Result<Plan, Unreadable> {
+pub fn plan_rebuild(map: &UnitMap, unit_rows: u32, target: Slot, access: Access) -> Result<Plan, Unreadable> {
     let mut plan = Plan::default();
     let homes: SmallVec<[Home; 8]> = match map {
         UnitMap::Copies(homes) => homes.iter().copied().collect(),

@@ -14,11 +14,7 @@ use crate::layout::{Home, Homes, UnitMap};
 use smallvec::SmallVec;
 
 /// Writes the spans, which do not overlap.
-pub(in crate::array) fn plan_write(
-    map: &UnitMap,
-    spans: &[Span],
-    access: Access,
-) -> Result<Plan, Unreadable> {
+pub fn plan_write(map: &UnitMap, spans: &[Span], access: Access) -> Result<Plan, Unreadable> {
     let mut plan = Plan::default();
     let writable = |home: &Home| !access.unwritable.contains(home.slot);
     for (index, span) in spans.iter().enumerate() {
@@ -43,7 +39,7 @@ pub(in crate::array) fn plan_write(
 }
 
 /// Zeroes the whole unit; the XOR of zeroes is zero, so the parity is zeroed like the rest.
-pub(in crate::array) fn plan_zero(map: &UnitMap, unit_rows: u32, access: Access) -> Result<Plan, Unreadable> {
+pub fn plan_zero(map: &UnitMap, unit_rows: u32, access: Access) -> Result<Plan, Unreadable> {
     let homes: Homes = match map {
         UnitMap::Copies(homes) => homes.clone(),
         UnitMap::Parity { data, parity } => data.iter().chain([parity]).copied().collect(),
