@@ -118,13 +118,9 @@ impl Slab {
         let exhausted = Exhausted { bytes };
         let first = self.arena.classes.iter().position(|c| c.block_bytes >= bytes).ok_or(exhausted)?;
         let mut free = self.free.borrow_mut();
-        let block = match take(&mut free, first) {
-            Some(block) => block,
-            None => {
-                self.arena.collect_returned(|class, block| free[class].push(block));
-                take(&mut free, first).ok_or(exhausted)?
-            }
-        };
+        // What came back last is used first: it is still in the processor's cache.
+        self.arena.collect_returned(|class, block| free[class].push(block));
+        let block = take(&mut free, first).ok_or(exhausted)?;
         self.arena.refs[block as usize].store(1, Ordering::Relaxed);
         let len = u32::try_from(bytes).map_err(|_| exhausted)?;
         Ok(Buf::from_parts(Arc::clone(&self.arena), block, self.arena.block_start(block), len))
@@ -271,6 +267,9 @@ impl Arena {
 
     /// Takes all returned blocks at once and hands each, with its class, to `keep`. Called by the owner only.
     fn collect_returned(&self, mut keep: impl FnMut(usize, u32)) {
+        if self.returned.load(Ordering::Relaxed) == NONE as usize {
+            return;
+        }
         let mut block = self.returned.swap(NONE as usize, Ordering::Acquire) as u32;
         while block != NONE {
             let below = self.next[block as usize].load(Ordering::Relaxed);
