@@ -48,11 +48,10 @@ impl Export {
     /// The block sizes to announce.
     pub fn block_sizes(&self) -> BlockSizes {
         let min = if self.byte_granular { 1 } else { self.geometry.block_size.bytes() };
-        let preferred = self.geometry.preferred_bytes.clamp(4096, MAX_REQUEST_BYTES);
-        // The specification wants a power of two: the one below.
-        let preferred = 1u32 << preferred.ilog2();
         let device_max = u32::try_from(self.geometry.max_transfer_bytes).unwrap_or(u32::MAX);
-        let max = MAX_REQUEST_BYTES.min(device_max).max(preferred);
+        let max = device_max.clamp(4096, MAX_REQUEST_BYTES);
+        // The specification wants a power of two: the one below.
+        let preferred = 1u32 << self.geometry.preferred_bytes.clamp(4096, max).ilog2();
         BlockSizes { min, preferred, max }
     }
 }

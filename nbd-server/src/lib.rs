@@ -1,10 +1,21 @@
 //! `nbd-server`: exports logical units as NBD devices.
 //!
 //! - [`proto`] is the protocol as state machines over byte slices; it does no I/O.
-//! - [`export`] says what is offered and under which names.
+//! - [`export`] says what is offered and under which names, [`listen`] where.
+//! - `conn` is one client: bytes between a socket and the protocol, requests between the protocol and an export.
+//! - [`engine`] is what an embedder puts behind the exports: its devices.
+//! - [`ram`] is a disk in memory, to try and to measure the server alone.
+//! - [`reactor`] is the thread that drives connections, listeners and the engine.
 //!
 //! The protocol is the fixed newstyle of the NBD specification (doc/proto.md of the NetworkBlockDevice project).
 
+mod conn;
+pub mod engine;
 pub mod export;
 pub mod limits;
+pub mod listen;
 pub mod proto;
+pub mod ram;
+pub mod reactor;
+
+pub use conn::Traffic;

@@ -53,6 +53,25 @@ pub const LARGE_RECEIVE_BYTES: usize = 64 << 10;
 /// A payload with at least this much still to come is received where it will be written from, not copied.
 pub const DIRECT_RECEIVE_BYTES: usize = 32 << 10;
 
+/// Memory of a request that is not a whole number of the largest blocks is made of pieces of this size.
+pub const PIECE_BYTES: usize = 64 << 10;
+
+/// How long a device may take for a request, unless configured otherwise. Longer than a member's deadline, so
+/// that an array has time to do without the member.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// How long a control call waits for the reactor.
+pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How often within a turn completions may lead to new requests, before the sockets are looked at again.
+pub const MAX_ROUNDS: usize = 8;
+
+/// How long a listener rests after a failed accept: the process is out of descriptors, most likely.
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+
+/// Listeners of a reactor.
+pub const MAX_LISTENERS: usize = 64;
+
 /// Control calls waiting for the reactor.
 pub const MAILBOX_CALLS: usize = 1024;
 
@@ -61,3 +80,5 @@ const _: () = assert!(MAX_REQUEST_BYTES as u64 <= CONNECTION_BYTES);
 const _: () = assert!(MAX_DRAIN_BYTES > MAX_REQUEST_BYTES);
 const _: () =
     assert!(MAX_OPTION_BYTES > MAX_STRING_BYTES + 64 && MAX_OPTION_BYTES as u64 <= MAX_HANDSHAKE_BYTES);
+const _: () = assert!(REQUEST_TIMEOUT.as_secs() > raidcore::limits::DEFAULT_DEADLINE.as_secs());
+const _: () = assert!(DEFAULT_CONNECTIONS < u16::MAX as usize && CONNECTION_QUEUE_DEPTH <= u16::MAX as u32);

@@ -1,0 +1,369 @@
+//! One client: bytes between its socket and the protocol, requests between the protocol and its export.
+//!
+//! A connection never blocks and never waits for itself: it reacts to the end of a receive, of a send, and of a
+//! request, and is *settled* once after all events of a turn: whatever became ready goes out in one send.
+//!
+//! Life: handshake -> transmission -> `closing` (the client took its leave or is asked to go: what is in flight is
+//! finished and answered) -> `dead` (the socket is shut; nothing is sent any more) -> gone, once neither the
+//! kernel nor a device holds anything of it ([`Conn::is_gone`]).
+//!
+//! Invariants: at most one receive and one send in flight; no receive while input waits to be taken apart.
+
+mod budget;
+mod flights;
+mod outbox;
+mod payload;
+mod session;
+
+pub(crate) use budget::Budget;
+pub(crate) use flights::connection_of;
+pub(crate) use session::ExportState;
+pub use session::Traffic;
+
+use crate::engine::Engine;
+use crate::export::Exports;
+use crate::limits::{CONNECTION_BYTES, LARGE_RECEIVE_BYTES, SMALL_RECEIVE_BYTES};
+use crate::proto::{Handshake, Negotiated, Progress, Terms};
+use outbox::Outbox;
+use raidcore::buf::{Buf, BufList, Slab};
+use raidcore::dev::Completion;
+use raidcore::time::Time;
+use raidcore::uring::{Event, EventMemory, Outcome, Port, SharedFd};
+use session::{Flow, Session};
+use std::rc::Rc;
+
+/// What a connection works with during one call.
+pub(crate) struct Context<'a> {
+    pub(crate) connection: u16,
+    pub(crate) port: &'a Port,
+    pub(crate) slab: &'a Slab,
+    pub(crate) exports: &'a Exports,
+    pub(crate) states: &'a [Rc<ExportState>],
+    pub(crate) engine: &'a mut dyn Engine,
+    pub(crate) budget: &'a Rc<Budget>,
+    /// When requests submitted now are given up.
+    pub(crate) deadline: Time,
+    pub(crate) generation: &'a mut u32,
+    /// Set when something was submitted: the engine must be reaped to have it started.
+    pub(crate) submitted: bool,
+}
+
+impl Context<'_> {
+    fn next_generation(&mut self) -> u32 {
+        *self.generation = self.generation.wrapping_add(1);
+        *self.generation
+    }
+
+    fn token(&self, op: SocketOp) -> u64 {
+        u64::from(self.connection) << 1 | op as u64
+    }
+}
+
+/// Which of a connection's socket operations an event belongs to: the low bit of its token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum SocketOp {
+    Receive = 0,
+    Send = 1,
+}
+
+/// The number of the connection that a token belongs to.
+pub(crate) fn connection_of_token(token: u64) -> u16 {
+    (token >> 1) as u16
+}
+
+/// One connection.
+#[derive(Debug)]
+pub(crate) struct Conn {
+    pub(crate) peer: String,
+    fd: SharedFd,
+    phase: Phase,
+    /// Received and not yet taken apart.
+    input: Option<Input>,
+    receiving: Receiving,
+    /// Bytes of the next receive: grows and shrinks with what arrives.
+    receive_bytes: usize,
+    outbox: Outbox,
+    closing: bool,
+    dead: bool,
+}
+
+#[derive(Debug)]
+enum Phase {
+    Handshake(Handshake),
+    Session(Box<Session>),
+}
+
+/// `from < to <= buf.len()`.
+#[derive(Debug)]
+struct Input {
+    buf: Buf,
+    from: usize,
+    to: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Receiving {
+    No,
+    Stream,
+    /// The rest of a payload, straight into the memory it is written from.
+    Direct,
+}
+
+impl Conn {
+    /// A connection that was just accepted; the greeting is queued.
+    pub(crate) fn new(fd: SharedFd, peer: String) -> Conn {
+        let mut outbox = Outbox::default();
+        outbox.push_bytes(&Handshake::greeting());
+        Conn {
+            peer,
+            fd,
+            phase: Phase::Handshake(Handshake::new()),
+            input: None,
+            receiving: Receiving::No,
+            receive_bytes: SMALL_RECEIVE_BYTES,
+            outbox,
+            closing: false,
+            dead: false,
+        }
+    }
+
+    /// The end of a receive or a send.
+    pub(crate) fn on_event(&mut self, event: Event, ctx: &mut Context<'_>) {
+        if event.token & 1 == SocketOp::Send as u64 {
+            self.outbox.sent(match event.memory {
+                EventMemory::Parts(parts) => parts,
+                _ => Vec::new(),
+            });
+            if let Err(error) = event.result {
+                tracing::debug!(peer = %self.peer, %error, "client does not take its replies");
+                self.kill();
+            }
+        } else {
+            self.on_received(event);
+        }
+        self.advance(ctx);
+    }
+
+    /// A device has answered one of this connection's requests.
+    pub(crate) fn complete(&mut self, completion: Completion, ctx: &mut Context<'_>) {
+        if let Phase::Session(session) = &mut self.phase {
+            session.complete(completion, &mut self.outbox, ctx);
+        }
+        if self.dead {
+            self.outbox.clear();
+        }
+    }
+
+    /// Takes requests off the input as far as there is room. Called again when there may be more room.
+    pub(crate) fn advance(&mut self, ctx: &mut Context<'_>) {
+        if self.closing || self.dead {
+            self.input = None;
+            return;
+        }
+        let mut input = self.input.take();
+        let mut rest = input.as_ref().map_or(&[][..], |input| &input.buf[input.from..input.to]);
+        let given = rest.len();
+        let violation = loop {
+            match &mut self.phase {
+                Phase::Handshake(_) if !self.outbox.is_idle() => break None,
+                Phase::Handshake(handshake) => {
+                    let mut reply = Vec::new();
+                    let (taken, progress) = handshake.feed(rest, ctx.exports, &mut reply);
+                    rest = &rest[taken..];
+                    self.outbox.push_bytes(&reply);
+                    match progress {
+                        Ok(Progress::More) => break None,
+                        Ok(Progress::Answered) => {}
+                        Ok(Progress::Chosen(chosen)) => self.choose(chosen, ctx),
+                        Ok(Progress::Aborted) => self.close(),
+                        Err(violation) => break Some(violation),
+                    }
+                }
+                Phase::Session(session) => match session.advance(&mut rest, &mut self.outbox, ctx) {
+                    Ok(Flow::More | Flow::Parked) => break None,
+                    Ok(Flow::Disconnect) => break self.close_none(),
+                    Err(violation) => break Some(violation),
+                },
+            }
+        };
+        let taken = given - rest.len();
+        if let Some(input) = &mut input {
+            input.from += taken;
+        }
+        self.input = input.filter(|input| input.from < input.to && !self.closing);
+        if let Some(violation) = violation {
+            tracing::info!(peer = %self.peer, %violation, "client breaks the protocol");
+            self.close();
+        }
+    }
+
+    /// Sends what is ready, receives if there is room, and shuts the socket once the last reply is out.
+    pub(crate) fn settle(&mut self, ctx: &mut Context<'_>) {
+        if self.dead {
+            return;
+        }
+        self.outbox.flush(ctx.port, &self.fd, ctx.token(SocketOp::Send));
+        if self.closing && self.in_flight() == 0 && self.outbox.is_idle() {
+            self.kill();
+        } else if self.wants_receive() {
+            self.receive(ctx);
+        }
+    }
+
+    /// No further requests; closes when those in flight are answered and the answers are sent.
+    pub(crate) fn close(&mut self) {
+        self.closing = true;
+        self.input = None;
+        // A direct receive owns the other half of a write that will never be whole.
+        if let Phase::Session(session) = &mut self.phase {
+            session.hang_up();
+        }
+    }
+
+    /// Shuts the socket now: the kernel ends what is in flight on it.
+    pub(crate) fn kill(&mut self) {
+        self.close();
+        if !self.dead {
+            self.dead = true;
+            self.outbox.clear();
+            // Fails only if the peer has closed already.
+            if let Err(error) = rustix::net::shutdown(&self.fd, rustix::net::Shutdown::Both) {
+                tracing::trace!(peer = %self.peer, %error, "shutdown");
+            }
+        }
+    }
+
+    /// True once nothing of it is in the kernel or in a device: it may be dropped, which closes the socket.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.dead && self.receiving == Receiving::No && !self.outbox.is_sending() && self.in_flight() == 0
+    }
+
+    /// True while it waits for room: [`Conn::advance`] it when something has completed.
+    pub(crate) fn is_stalled(&self) -> bool {
+        let parked = matches!(&self.phase, Phase::Session(session) if session.is_parked());
+        !self.closing && !self.dead && (parked || self.input.is_some() || self.wants_receive())
+    }
+
+    /// True until an export is chosen.
+    pub(crate) fn is_in_handshake(&self) -> bool {
+        matches!(self.phase, Phase::Handshake(_))
+    }
+
+    /// The export it has chosen.
+    pub(crate) fn export(&self) -> Option<&Rc<ExportState>> {
+        match &self.phase {
+            Phase::Session(session) => Some(&session.export),
+            Phase::Handshake(_) => None,
+        }
+    }
+
+    /// Requests its device works on.
+    pub(crate) fn in_flight(&self) -> usize {
+        match &self.phase {
+            Phase::Session(session) => session.in_flight(),
+            Phase::Handshake(_) => 0,
+        }
+    }
+
+    /// Bytes of payload it holds in memory.
+    pub(crate) fn held_bytes(&self) -> u64 {
+        match &self.phase {
+            Phase::Session(session) => session.held_bytes(),
+            Phase::Handshake(_) => 0,
+        }
+    }
+
+    /// What it has done.
+    pub(crate) fn traffic(&self) -> Traffic {
+        match &self.phase {
+            Phase::Session(session) => session.traffic,
+            Phase::Handshake(_) => Traffic::default(),
+        }
+    }
+
+    fn close_none<T>(&mut self) -> Option<T> {
+        self.close();
+        None
+    }
+
+    fn choose(&mut self, chosen: Negotiated, ctx: &Context<'_>) {
+        let export = ctx.exports.by_id(chosen.export);
+        let state = ctx.states.iter().find(|state| state.id == chosen.export);
+        let (Some(export), Some(state)) = (export, state) else {
+            // It was withdrawn within this very turn.
+            return self.close();
+        };
+        tracing::info!(peer = %self.peer, export = %export.name, "client attached");
+        let budget = Budget::new(CONNECTION_BYTES, Some(Rc::clone(ctx.budget)));
+        let terms = Terms::of(export, chosen.style);
+        self.phase = Phase::Session(Box::new(Session::new(terms, Rc::clone(state), budget)));
+    }
+
+    fn on_received(&mut self, event: Event) {
+        let how = std::mem::replace(&mut self.receiving, Receiving::No);
+        let bytes = match event.result {
+            Ok(Outcome::Bytes(bytes)) => bytes,
+            Ok(_) => 0,
+            Err(error) => {
+                tracing::debug!(peer = %self.peer, %error, "client is gone");
+                return self.kill();
+            }
+        };
+        if self.closing {
+            return;
+        }
+        match (how, event.memory, &mut self.phase) {
+            (Receiving::Stream, EventMemory::Buf(buf), _) if bytes > 0 => {
+                self.adapt(bytes as usize, buf.len());
+                self.input = Some(Input { buf, from: 0, to: bytes as usize });
+            }
+            (Receiving::Direct, EventMemory::Bufs(bufs), Phase::Session(session))
+                if bytes == session.payload_left() =>
+            {
+                session.end_direct(bufs);
+            }
+            // The client has closed its side. What it asked for before is still answered.
+            _ => self.close(),
+        }
+    }
+
+    /// Sizes the next receive by the last one.
+    fn adapt(&mut self, received: usize, room: usize) {
+        if received == room && room >= SMALL_RECEIVE_BYTES {
+            self.receive_bytes = LARGE_RECEIVE_BYTES;
+        } else if received <= SMALL_RECEIVE_BYTES / 2 && room > SMALL_RECEIVE_BYTES {
+            self.receive_bytes = SMALL_RECEIVE_BYTES;
+        }
+    }
+
+    fn wants_receive(&self) -> bool {
+        let may = self.receiving == Receiving::No && self.input.is_none() && !self.closing && !self.dead;
+        may && match &self.phase {
+            // Half duplex: a client must not send an option before the last one was answered.
+            Phase::Handshake(_) => self.outbox.is_idle(),
+            Phase::Session(session) => !session.is_parked(),
+        }
+    }
+
+    fn receive(&mut self, ctx: &mut Context<'_>) {
+        let token = ctx.token(SocketOp::Receive);
+        let direct: Option<BufList> = match &mut self.phase {
+            Phase::Session(session) => session.begin_direct(),
+            Phase::Handshake(_) => None,
+        };
+        if let Some(rest) = direct {
+            self.receiving = Receiving::Direct;
+            return ctx.port.recv_all(&self.fd, rest, token);
+        }
+        let bytes = match &self.phase {
+            Phase::Session(session) => session.receive_bytes(self.receive_bytes),
+            Phase::Handshake(_) => self.receive_bytes,
+        };
+        let buf = ctx.slab.alloc(bytes).or_else(|_| ctx.slab.alloc(bytes.min(SMALL_RECEIVE_BYTES)));
+        // Without memory, the next turn in which something completes tries again.
+        if let Ok(buf) = buf {
+            self.receiving = Receiving::Stream;
+            ctx.port.recv(&self.fd, buf, token);
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! What a reactor drives besides connections: the devices behind the exports.
+
+use crate::export::ExportId;
+use raidcore::dev::{BlockDev, Completion, ErrorKind, Geometry, IoError, Request};
+use raidcore::time::Time;
+
+/// The devices behind the exports of a reactor, as one: arrays with their logical units, or whatever else an
+/// embedder exports. It lives on the reactor's thread and need not be `Send`.
+///
+/// The contract is that of [`BlockDev`], with many devices behind one queue: `submit` only queues, work moves
+/// forward in `reap`, each request is answered exactly once. Tags are unique among *all* requests of the reactor
+/// in flight, so a device may be handed them as they are.
+pub trait Engine {
+    /// Queues a request for the device of `export`.
+    fn submit(&mut self, export: ExportId, request: Request);
+
+    /// Moves every device forward and appends what has completed. Also called when nothing was submitted: an
+    /// engine does its own work (a rebuild, a metadata update) here.
+    fn reap(&mut self, done: &mut Vec<Completion>);
+
+    /// When `reap` has something to do though nothing completes below; `None` if never.
+    fn wake_at(&self) -> Option<Time> {
+        None
+    }
+
+    /// The reactor stops: all connections are closed and the exports are flushed. Begin to close the devices.
+    fn begin_stop(&mut self) {}
+
+    /// True once everything is closed. The reactor calls `reap` until then, or until its time is up.
+    fn is_stopped(&self) -> bool {
+        true
+    }
+}
+
+/// The simplest engine: a list of devices.
+///
+/// They are not wrapped in [`Checked`](raidcore::dev::Checked), which knows whole blocks only: the server has
+/// checked each request against the geometry, down to the byte where the export is byte-granular.
+#[derive(Default)]
+pub struct Devices {
+    list: Vec<(ExportId, Box<dyn BlockDev>)>,
+    refused: Vec<Completion>,
+}
+
+impl Devices {
+    /// No devices.
+    pub fn new() -> Devices {
+        Devices::default()
+    }
+
+    /// Puts a device behind `export`, in place of the one that was there; its geometry.
+    pub fn insert(&mut self, export: ExportId, device: Box<dyn BlockDev>) -> Geometry {
+        self.list.retain(|(id, _)| *id != export);
+        let geometry = device.geometry();
+        self.list.push((export, device));
+        geometry
+    }
+
+    /// Takes the device of `export` away. Its requests in flight are never answered: withdraw the export and
+    /// wait for them first.
+    pub fn remove(&mut self, export: ExportId) -> Option<Box<dyn BlockDev>> {
+        let at = self.list.iter().position(|(id, _)| *id == export)?;
+        Some(self.list.remove(at).1)
+    }
+}
+
+impl Engine for Devices {
+    fn submit(&mut self, export: ExportId, request: Request) {
+        match self.list.iter_mut().find(|(id, _)| *id == export) {
+            Some((_, device)) => device.submit(request),
+            None => {
+                let (offset, len) = request.op.extent();
+                let error = IoError::new(ErrorKind::Gone, request.op.kind(), offset, len);
+                self.refused.push(Completion::refused(request.tag, request.op, error));
+            }
+        }
+    }
+
+    fn reap(&mut self, done: &mut Vec<Completion>) {
+        done.append(&mut self.refused);
+        self.list.iter_mut().for_each(|(_, device)| device.reap(done));
+    }
+
+    fn wake_at(&self) -> Option<Time> {
+        let refused = (!self.refused.is_empty()).then_some(Time::ZERO);
+        self.list.iter().filter_map(|(_, device)| device.wake_at()).chain(refused).min()
+    }
+}

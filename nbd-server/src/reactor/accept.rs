@@ -1,0 +1,136 @@
+//! Listeners and the clients that arrive at them.
+//!
+//! Invariant: connections and accepts under way together never exceed the limit of connections, so that every
+//! client that is accepted has a place.
+
+use super::host::{Host, ListenerId};
+use crate::conn::Conn;
+use crate::engine::Engine;
+use crate::limits::{ACCEPT_PAUSE, MAX_LISTENERS};
+use crate::listen::{ListenAddr, Listener};
+use raidcore::time::Time;
+use raidcore::uring::{Event, Outcome, Port, SharedFd};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+/// Tokens of listeners have this bit, those of connections have not.
+const LISTENER_TOKEN: u64 = 1 << 63;
+
+/// True if an event is of a listener.
+pub(super) fn is_of_listener(token: u64) -> bool {
+    token & LISTENER_TOKEN != 0
+}
+
+/// All listeners.
+pub(super) struct Accepting {
+    list: Vec<Entry>,
+    next_id: u32,
+    max_connections: usize,
+}
+
+struct Entry {
+    id: ListenerId,
+    listener: Listener,
+    /// An accept is under way.
+    is_armed: bool,
+    /// After a failure: when to go on.
+    rest_until: Time,
+}
+
+impl Accepting {
+    pub(super) fn new(max_connections: usize) -> Accepting {
+        Accepting { list: Vec::new(), next_id: 0, max_connections }
+    }
+
+    pub(super) fn add(&mut self, listener: Listener) -> Option<ListenerId> {
+        if self.list.len() >= MAX_LISTENERS {
+            return None;
+        }
+        let id = ListenerId(self.next_id);
+        self.next_id += 1;
+        tracing::info!(addr = %listener.addr(), "listening");
+        self.list.push(Entry { id, listener, is_armed: false, rest_until: Time::ZERO });
+        Some(id)
+    }
+
+    pub(super) fn remove(&mut self, id: ListenerId, port: &Port) -> bool {
+        let found = self.list.iter().position(|entry| entry.id == id);
+        if let Some(at) = found {
+            port.cancel(token(id));
+            self.list.remove(at);
+        }
+        found.is_some()
+    }
+
+    pub(super) fn remove_all(&mut self, port: &Port) {
+        for entry in self.list.drain(..) {
+            port.cancel(token(entry.id));
+        }
+    }
+
+    /// Starts accepts while there is room for more connections than `live`.
+    pub(super) fn arm(&mut self, port: &Port, live: usize, now: Time) {
+        let mut taken = live + self.list.iter().filter(|entry| entry.is_armed).count();
+        for entry in &mut self.list {
+            if taken < self.max_connections && !entry.is_armed && entry.rest_until <= now {
+                port.accept(entry.listener.fd(), token(entry.id));
+                entry.is_armed = true;
+                taken += 1;
+            }
+        }
+    }
+
+    /// When a listener has rested enough.
+    pub(super) fn wake_at(&self, now: Time) -> Option<Time> {
+        self.list.iter().map(|entry| entry.rest_until).filter(|until| *until > now).min()
+    }
+}
+
+fn token(id: ListenerId) -> u64 {
+    LISTENER_TOKEN | u64::from(id.0)
+}
+
+/// An accept has ended.
+pub(super) fn on_event<E: Engine>(host: &mut Host<E>, event: Event) {
+    let now = host.io.clock.now();
+    // A client that was accepted while its listener was being removed is dropped, which closes it.
+    let Some(entry) = host.accepting.list.iter_mut().find(|entry| token(entry.id) == event.token) else {
+        return;
+    };
+    entry.is_armed = false;
+    let fd = match event.result {
+        Ok(Outcome::Accepted(fd)) => fd,
+        Ok(_) => return,
+        Err(error) => {
+            tracing::warn!(addr = %entry.listener.addr(), %error, "cannot accept");
+            entry.rest_until = now + ACCEPT_PAUSE;
+            return;
+        }
+    };
+    let tcp = matches!(entry.listener.addr(), ListenAddr::Tcp(_));
+    match welcome(fd, tcp) {
+        Ok((fd, peer)) => {
+            tracing::debug!(%peer, "client connected");
+            host.insert(Conn::new(fd, peer));
+        }
+        Err(error) => tracing::debug!(%error, "client was gone before it was accepted"),
+    }
+}
+
+/// Prepares a client's socket and finds out who it is.
+fn welcome(fd: OwnedFd, tcp: bool) -> std::io::Result<(SharedFd, String)> {
+    use rustix::net::sockopt;
+    let peer = if tcp {
+        // Replies are whole when they are sent: waiting for more of them only costs time.
+        sockopt::set_tcp_nodelay(fd.as_fd(), true)?;
+        // A client whose machine died is noticed.
+        sockopt::set_socket_keepalive(fd.as_fd(), true)?;
+        match rustix::net::getpeername(&fd)?.map(std::net::SocketAddr::try_from) {
+            Some(Ok(addr)) => format!("tcp:{addr}"),
+            _ => "tcp".to_owned(),
+        }
+    } else {
+        format!("unix:{}", sockopt::socket_peercred(fd.as_fd())?.pid.as_raw_nonzero())
+    };
+    Ok((Arc::new(fd), peer))
+}

@@ -1,0 +1,350 @@
+//! Everything on a reactor's thread: what a call reaches, and what a turn works on.
+//!
+//! Invariants:
+//! - `exports` and `states` hold the same exports; a connection keeps the state of its export alive.
+//! - A connection's place is reused only when nothing of the connection is in the kernel or in a device, so its
+//!   number in tokens and tags names one connection.
+//! - `dirty` lists each place with `is_dirty` once: those to be settled at the end of the turn.
+
+use super::accept::Accepting;
+use super::stop::Stopping;
+use super::{Io, ReactorConfig, SpawnError};
+use crate::conn::{Budget, Conn, Context, ExportState, Traffic};
+use crate::engine::Engine;
+use crate::export::{Export, ExportError, ExportId, Exports};
+use crate::limits::{HANDSHAKE_TIMEOUT, LARGE_RECEIVE_BYTES, MAX_LISTENERS};
+use crate::listen::Listener;
+use raidcore::buf::Slab;
+use raidcore::time::{Clock, Time};
+use raidcore::uring::{Port, Ring};
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// Names a connection while it lives; never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnectionId(pub u64);
+
+/// Names a listener; never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ListenerId(pub u32);
+
+/// A connection, for `status`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConnectionInfo {
+    /// Which one.
+    pub id: ConnectionId,
+    /// Who: `tcp:ADDR:PORT`, or `unix:PID` with the client's process.
+    pub peer: String,
+    /// What it uses; `None` while it chooses.
+    pub export: Option<(ExportId, String)>,
+    /// Requests the device works on.
+    pub in_flight: usize,
+    /// Bytes of payload in memory.
+    pub held_bytes: u64,
+    /// What it has done.
+    pub traffic: Traffic,
+}
+
+/// Why a host refuses.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HostError {
+    /// The table of listeners is full.
+    #[error("{MAX_LISTENERS} listeners are open already: close one first")]
+    TooManyListeners,
+    /// The reactor stops.
+    #[error("the server is stopping")]
+    Stopping,
+    /// The export cannot be offered.
+    #[error(transparent)]
+    Export(#[from] ExportError),
+}
+
+/// The inside of a reactor.
+pub struct Host<E> {
+    pub(super) io: Io,
+    pub(super) port: Port,
+    pub(super) engine: E,
+    exports: Exports,
+    states: Vec<Rc<ExportState>>,
+    places: Vec<Option<Place>>,
+    free: Vec<u16>,
+    pub(super) dirty: Vec<u16>,
+    next_connection: u64,
+    pub(super) accepting: Accepting,
+    pub(super) stopping: Stopping,
+    /// Handshakes in the order of their deadlines.
+    handshakes: VecDeque<(Time, u16, ConnectionId)>,
+    budget: Rc<Budget>,
+    generation: u32,
+    request_timeout: Duration,
+    max_request_bytes: u64,
+    /// Something was submitted since the engine was reaped.
+    pub(super) submitted: bool,
+}
+
+struct Place {
+    id: ConnectionId,
+    is_dirty: bool,
+    conn: Conn,
+}
+
+/// Refuses what cannot work.
+pub(super) fn check(config: &ReactorConfig) -> Result<(), SpawnError> {
+    let most = usize::from(u16::MAX) - 1;
+    let total: usize = config.slab.classes.iter().map(|class| class.block_bytes * class.blocks).sum();
+    let receives = config.max_connections.saturating_mul(LARGE_RECEIVE_BYTES);
+    if config.max_connections == 0 || config.max_connections > most {
+        return Err(SpawnError::Config(format!("max_connections must be 1 to {most}")));
+    }
+    if receives > total / 4 {
+        let why = format!(
+            "{} connections need a slab of {} bytes, not {total}",
+            config.max_connections,
+            4 * receives
+        );
+        return Err(SpawnError::Config(why));
+    }
+    if config.name.contains('\0') || config.request_timeout.is_zero() {
+        return Err(SpawnError::Config("name or request_timeout is not usable".to_owned()));
+    }
+    Ok(())
+}
+
+impl<E> Host<E> {
+    /// The engine: the daemon's arrays.
+    pub fn engine(&self) -> &E {
+        &self.engine
+    }
+
+    /// The engine, to change it. It is reaped before the reactor sleeps again.
+    pub fn engine_mut(&mut self) -> &mut E {
+        &mut self.engine
+    }
+
+    /// The ring.
+    pub fn ring(&self) -> &Ring {
+        &self.io.ring
+    }
+
+    /// The memory.
+    pub fn slab(&self) -> &Slab {
+        &self.io.slab
+    }
+
+    /// The clock.
+    pub fn clock(&self) -> &Clock {
+        &self.io.clock
+    }
+
+    /// What is offered.
+    pub fn exports(&self) -> &Exports {
+        &self.exports
+    }
+
+    /// Offers an export whose device the engine has. Its largest transfer is lowered to what the slab can hold.
+    pub fn add_export(&mut self, mut export: Export) -> Result<(), HostError> {
+        if self.stopping.has_begun() {
+            return Err(HostError::Stopping);
+        }
+        let geometry = &mut export.geometry;
+        geometry.max_transfer_bytes = geometry.max_transfer_bytes.min(self.max_request_bytes);
+        let state = ExportState {
+            id: export.id,
+            name: export.name.clone(),
+            queue_depth: export.geometry.queue_depth.max(1),
+            in_flight: Cell::new(0),
+        };
+        self.exports.add(export)?;
+        self.states.push(Rc::new(state));
+        Ok(())
+    }
+
+    /// Withdraws an export: new clients do not find it, and its connections are closed once what they have in
+    /// flight is answered. The device is out of use when [`Host::connections_of`] is zero.
+    pub fn remove_export(&mut self, id: ExportId) -> Option<Export> {
+        let export = self.exports.remove(id)?;
+        self.states.retain(|state| state.id != id);
+        self.close_where(|conn| conn.export().is_some_and(|state| state.id == id));
+        Some(export)
+    }
+
+    /// Connections that use this export, those being closed included.
+    pub fn connections_of(&self, id: ExportId) -> usize {
+        let uses = |place: &&Place| place.conn.export().is_some_and(|state| state.id == id);
+        self.places.iter().flatten().filter(uses).count()
+    }
+
+    /// Accepts clients from `listener` until it is removed.
+    pub fn add_listener(&mut self, listener: Listener) -> Result<ListenerId, HostError> {
+        if self.stopping.has_begun() {
+            return Err(HostError::Stopping);
+        }
+        self.accepting.add(listener).ok_or(HostError::TooManyListeners)
+    }
+
+    /// Stops listening; connections stay. False if there is no such listener.
+    pub fn remove_listener(&mut self, id: ListenerId) -> bool {
+        self.accepting.remove(id, &self.port)
+    }
+
+    /// All connections.
+    pub fn connections(&self) -> Vec<ConnectionInfo> {
+        let info = |place: &Place| ConnectionInfo {
+            id: place.id,
+            peer: place.conn.peer.clone(),
+            export: place.conn.export().map(|state| (state.id, state.name.clone())),
+            in_flight: place.conn.in_flight(),
+            held_bytes: place.conn.held_bytes(),
+            traffic: place.conn.traffic(),
+        };
+        self.places.iter().flatten().map(info).collect()
+    }
+
+    /// Closes a connection once what it has in flight is answered. False if there is none of this name.
+    pub fn disconnect(&mut self, id: ConnectionId) -> bool {
+        let Some(index) = self.places.iter().position(|p| p.as_ref().is_some_and(|p| p.id == id)) else {
+            return false;
+        };
+        self.change(index as u16, Conn::close);
+        true
+    }
+
+    /// Connections, those being closed included.
+    pub(super) fn live(&self) -> usize {
+        self.places.len() - self.free.len()
+    }
+
+    pub(super) fn close_where(&mut self, mut wanted: impl FnMut(&Conn) -> bool) {
+        for index in 0..self.places.len() as u16 {
+            if self.conn(index).is_some_and(&mut wanted) {
+                self.change(index, Conn::close);
+            }
+        }
+    }
+
+    pub(super) fn kill_all(&mut self) {
+        (0..self.places.len() as u16).for_each(|index| self.change(index, Conn::kill));
+    }
+
+    pub(super) fn conn(&self, index: u16) -> Option<&Conn> {
+        Some(&self.places.get(usize::from(index))?.as_ref()?.conn)
+    }
+
+    fn change(&mut self, index: u16, act: impl FnOnce(&mut Conn)) {
+        if let Some(Some(place)) = self.places.get_mut(usize::from(index)) {
+            act(&mut place.conn);
+            mark(place, index, &mut self.dirty);
+        }
+    }
+
+    /// Takes a new client in.
+    pub(super) fn insert(&mut self, conn: Conn) {
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.places.push(None);
+            (self.places.len() - 1) as u16
+        });
+        let id = ConnectionId(self.next_connection);
+        self.next_connection += 1;
+        let place = self.places[usize::from(index)].insert(Place { id, is_dirty: false, conn });
+        mark(place, index, &mut self.dirty);
+        self.handshakes.push_back((self.io.clock.now() + HANDSHAKE_TIMEOUT, index, id));
+    }
+
+    /// When the next handshake has taken too long.
+    pub(super) fn next_handshake_deadline(&self) -> Option<Time> {
+        self.handshakes.front().map(|(deadline, ..)| *deadline)
+    }
+
+    /// Closes clients that have taken too long to choose.
+    pub(super) fn end_late_handshakes(&mut self, now: Time) {
+        while let Some(&(deadline, index, id)) = self.handshakes.front() {
+            let place = self.places.get(usize::from(index)).and_then(Option::as_ref);
+            let waits = place.is_some_and(|place| place.id == id && place.conn.is_in_handshake());
+            if waits && deadline > now {
+                return;
+            }
+            if waits {
+                tracing::info!("a client did not choose an export in time");
+                self.change(index, Conn::kill);
+            }
+            self.handshakes.pop_front();
+        }
+    }
+
+    /// Frees the place of a connection that is gone.
+    pub(super) fn remove_if_gone(&mut self, index: u16) -> bool {
+        let gone = self.conn(index).is_some_and(Conn::is_gone);
+        if gone && let Some(place) = self.places[usize::from(index)].take() {
+            tracing::debug!(peer = %place.conn.peer, "connection closed");
+            self.free.push(index);
+        }
+        gone
+    }
+
+    /// No longer to be settled, for now.
+    pub(super) fn clean(&mut self, index: u16) {
+        if let Some(Some(place)) = self.places.get_mut(usize::from(index)) {
+            place.is_dirty = false;
+        }
+    }
+}
+
+impl<E: Engine> Host<E> {
+    pub(super) fn new(config: &ReactorConfig, io: Io, engine: E) -> Host<E> {
+        let total = io.slab.usage().total_bytes as u64;
+        let largest = config.slab.classes.last().map_or(0, |class| class.block_bytes * class.blocks) as u64;
+        // Half of the largest blocks, so that two of the largest requests can be under way.
+        let max_request_bytes = 1u64 << (largest / 2).max(4096).ilog2();
+        Host {
+            port: io.ring.port(),
+            io,
+            engine,
+            exports: Exports::new(),
+            states: Vec::new(),
+            places: Vec::new(),
+            free: Vec::new(),
+            dirty: Vec::new(),
+            next_connection: 1,
+            accepting: Accepting::new(config.max_connections),
+            stopping: Stopping::No,
+            handshakes: VecDeque::new(),
+            budget: Budget::new(total / 2, None),
+            generation: 0,
+            request_timeout: config.request_timeout,
+            max_request_bytes,
+            submitted: false,
+        }
+    }
+
+    /// Lets a connection do something, and settles it at the end of the turn. False if it is not there.
+    pub(super) fn with(&mut self, index: u16, act: impl FnOnce(&mut Conn, &mut Context<'_>)) -> bool {
+        let Some(Some(place)) = self.places.get_mut(usize::from(index)) else {
+            return false;
+        };
+        mark(place, index, &mut self.dirty);
+        let mut context = Context {
+            connection: index,
+            port: &self.port,
+            slab: &self.io.slab,
+            exports: &self.exports,
+            states: &self.states,
+            engine: &mut self.engine,
+            budget: &self.budget,
+            deadline: self.io.clock.now() + self.request_timeout,
+            generation: &mut self.generation,
+            submitted: false,
+        };
+        act(&mut place.conn, &mut context);
+        self.submitted |= context.submitted;
+        true
+    }
+}
+
+fn mark(place: &mut Place, index: u16, dirty: &mut Vec<u16>) {
+    if !place.is_dirty {
+        place.is_dirty = true;
+        dirty.push(index);
+    }
+}

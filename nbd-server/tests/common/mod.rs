@@ -1,0 +1,204 @@
+//! A raw NBD client that waits for its answers, and servers to try it on.
+#![allow(dead_code, clippy::unwrap_used)] // each test file uses its part; a test may unwrap
+
+use nbd_server::engine::Devices;
+use nbd_server::export::{Export, ExportId};
+use nbd_server::listen::{ListenAddr, Listener};
+use nbd_server::reactor::{Reactor, ReactorConfig, ReactorHandle};
+use raidcore::dev::BlockDev;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// How long a test waits for what must happen.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A server with one export, `vol`, on a unix socket in a folder of its own.
+pub struct Server {
+    pub reactor: Option<Reactor<Devices>>,
+    pub handle: ReactorHandle<Devices>,
+    pub path: PathBuf,
+    _dir: tempfile::TempDir,
+}
+
+impl Server {
+    pub fn start<D: BlockDev + Send + 'static>(device: D) -> Server {
+        Server::with(ReactorConfig::small(), device)
+    }
+
+    pub fn with<D: BlockDev + Send + 'static>(config: ReactorConfig, device: D) -> Server {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let listener = Listener::bind(&ListenAddr::Unix(path.clone())).unwrap();
+        let reactor = Reactor::spawn(config, |_| Ok(Devices::new())).unwrap();
+        let handle = reactor.handle();
+        handle
+            .call(move |host| {
+                let geometry = host.engine_mut().insert(ExportId(1), Box::new(device));
+                let (id, name) = (ExportId(1), "vol".to_owned());
+                let description = String::new();
+                host.add_export(Export { id, name, description, geometry, byte_granular: true }).unwrap();
+                host.add_listener(listener).unwrap();
+            })
+            .unwrap();
+        Server { reactor: Some(reactor), handle, path, _dir: dir }
+    }
+
+    pub fn connect(&self, structured: bool) -> Client {
+        Client::connect(&self.path, structured)
+    }
+
+    /// Waits until the reactor has neither connections nor memory in use.
+    pub fn wait_until_idle(&self) {
+        self.wait_for("connections and memory to be given back", |host| {
+            host.connections().is_empty() && host.slab().usage().used_bytes == 0
+        });
+    }
+
+    pub fn wait_for<F>(&self, what: &str, check: F)
+    where
+        F: Fn(&nbd_server::reactor::Host<Devices>) -> bool + Send + Clone + 'static,
+    {
+        let start = Instant::now();
+        loop {
+            let check = check.clone();
+            if self.handle.call(move |host| check(host)).unwrap() {
+                return;
+            }
+            assert!(start.elapsed() < PATIENCE, "waited in vain for {what}");
+            std::thread::yield_now();
+        }
+    }
+
+    pub fn stop(mut self) -> nbd_server::reactor::StopReport {
+        let report = self.handle.stop(PATIENCE).unwrap();
+        self.reactor.take().unwrap().join();
+        report
+    }
+}
+
+/// A client in the transmission phase.
+pub struct Client {
+    pub stream: UnixStream,
+    pub structured: bool,
+    pub size: u64,
+    pub flags: u16,
+}
+
+/// An answer, its cookie first.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Answer {
+    pub cookie: u64,
+    pub error: u32,
+    pub data: Vec<u8>,
+}
+
+pub fn option(number: u32, data: &[u8]) -> Vec<u8> {
+    let mut bytes = b"IHAVEOPT".to_vec();
+    bytes.extend_from_slice(&number.to_be_bytes());
+    bytes.extend_from_slice(&(data.len() as u32).to_be_bytes());
+    bytes.extend_from_slice(data);
+    bytes
+}
+
+pub fn request(flags: u16, kind: u16, cookie: u64, offset: u64, len: u32) -> Vec<u8> {
+    let mut bytes = 0x2560_9513u32.to_be_bytes().to_vec();
+    bytes.extend_from_slice(&flags.to_be_bytes());
+    bytes.extend_from_slice(&kind.to_be_bytes());
+    bytes.extend_from_slice(&cookie.to_be_bytes());
+    bytes.extend_from_slice(&offset.to_be_bytes());
+    bytes.extend_from_slice(&len.to_be_bytes());
+    bytes
+}
+
+/// The bytes of a client that chooses the default export.
+pub fn hello(structured: bool) -> Vec<u8> {
+    let structured = if structured { option(8, b"") } else { Vec::new() };
+    [&[0, 0, 0, 3], &structured[..], &option(7, &[0; 6])].concat()
+}
+
+pub fn open(path: &Path) -> UnixStream {
+    let stream = UnixStream::connect(path).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_write_timeout(Some(PATIENCE)).unwrap();
+    stream
+}
+
+impl Client {
+    pub fn connect(path: &Path, structured: bool) -> Client {
+        let mut client = Client { stream: open(path), structured, size: 0, flags: 0 };
+        assert_eq!(client.take(18), b"NBDMAGICIHAVEOPT\0\x03");
+        client.send(&hello(structured));
+        let mut acks = if structured { 2 } else { 1 };
+        while acks > 0 {
+            let header = client.take(20);
+            let (kind, len) = (be(&header[12..16]), be(&header[16..20]));
+            let data = client.take(len as usize);
+            match kind {
+                1 => acks -= 1,
+                3 => (client.size, client.flags) = (be(&data[2..10]), be(&data[10..12]) as u16),
+                other => panic!("option reply {other:#x}"),
+            }
+        }
+        client
+    }
+
+    pub fn send(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).unwrap();
+    }
+
+    pub fn take(&mut self, bytes: usize) -> Vec<u8> {
+        let mut taken = vec![0; bytes];
+        self.stream.read_exact(&mut taken).unwrap();
+        taken
+    }
+
+    /// Reads one answer; `data_len` tells how much data a successful simple reply to it has.
+    pub fn answer(&mut self, data_len: impl Fn(u64) -> usize) -> Answer {
+        if !self.structured {
+            let head = self.take(16);
+            assert_eq!(be(&head[..4]), 0x6744_6698);
+            let (error, cookie) = (be(&head[4..8]) as u32, be(&head[8..]));
+            let data = self.take(if error == 0 { data_len(cookie) } else { 0 });
+            return Answer { cookie, error, data };
+        }
+        let head = self.take(20);
+        assert_eq!((be(&head[..4]), be(&head[4..6])), (0x668e_33ef, 1));
+        let (kind, cookie, len) = (be(&head[6..8]), be(&head[8..16]), be(&head[16..]) as usize);
+        let payload = self.take(len);
+        match kind {
+            0 => Answer { cookie, error: 0, data: Vec::new() },
+            1 => Answer { cookie, error: 0, data: payload[8..].to_vec() },
+            0x8001 => Answer { cookie, error: be(&payload[..4]) as u32, data: payload[6..].to_vec() },
+            other => panic!("chunk {other:#x}"),
+        }
+    }
+
+    /// One request and its answer.
+    pub fn ask(&mut self, flags: u16, kind: u16, offset: u64, len: u32, payload: &[u8]) -> Answer {
+        self.send(&[&request(flags, kind, 42, offset, len), payload].concat());
+        let answer = self.answer(|_| if kind == 0 { len as usize } else { 0 });
+        assert_eq!(answer.cookie, 42);
+        answer
+    }
+
+    pub fn read(&mut self, offset: u64, len: u32) -> Vec<u8> {
+        let answer = self.ask(0, 0, offset, len, b"");
+        assert_eq!((answer.error, answer.data.len()), (0, len as usize));
+        answer.data
+    }
+
+    pub fn write(&mut self, offset: u64, data: &[u8]) {
+        assert_eq!(self.ask(0, 1, offset, data.len() as u32, data).error, 0);
+    }
+
+    /// True once the server has closed the connection; what it still sends is thrown away.
+    pub fn is_closed(&mut self) -> bool {
+        self.stream.read_to_end(&mut Vec::new()).is_ok()
+    }
+}
+
+pub fn be(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0, |number, &byte| number << 8 | u64::from(byte))
+}
