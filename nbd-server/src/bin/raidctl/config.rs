@@ -2,61 +2,19 @@
 
 use crate::cli::ServeArgs;
 use crate::failure::{Context, Failure, Outcome};
+use crate::listen;
+use nbd_server::listen::ListenAddr;
 use serde::Deserialize;
-use std::fmt;
-use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
 /// Largest configuration file read, in bytes.
 const MAX_CONFIG_BYTES: u64 = 1 << 20;
-
-/// Where clients connect.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Listen {
-    /// A TCP address.
-    Tcp(SocketAddr),
-    /// A unix socket.
-    Unix(PathBuf),
-}
-
-impl FromStr for Listen {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Listen, String> {
-        if let Some(path) = text.strip_prefix("unix:") {
-            if path.is_empty() {
-                return Err(format!("{text:?} has no path: write unix:/run/vol0.sock"));
-            }
-            let path = std::path::absolute(path).map_err(|error| format!("{text:?}: {error}"))?;
-            return Ok(Listen::Unix(path));
-        }
-        let Some(address) = text.strip_prefix("tcp:") else {
-            return Err(format!("{text:?} is no place to listen at: write unix:PATH or tcp:ADDRESS:PORT"));
-        };
-        let mut found = address.to_socket_addrs().map_err(|error| {
-            format!(
-                "{text:?} is no address with a port ({error}): write tcp:127.0.0.1:10809 or tcp:[::1]:10809"
-            )
-        })?;
-        found.next().map(Listen::Tcp).ok_or_else(|| format!("{text:?} has no address"))
-    }
-}
-
-impl fmt::Display for Listen {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Listen::Tcp(address) => write!(f, "tcp:{address}"),
-            Listen::Unix(path) => write!(f, "unix:{}", path.display()),
-        }
-    }
-}
 
 /// What `serve` is to do.
 #[derive(Debug)]
 pub struct ServeConfig {
     /// Where clients connect; empty means the default place.
-    pub listen: Vec<Listen>,
+    pub listen: Vec<ListenAddr>,
     /// The control socket, if not the default one.
     pub control: Option<PathBuf>,
     /// What to look for arrays on; absolute, symlinks kept, in the order given.
@@ -87,7 +45,7 @@ impl ServeConfig {
             ));
         }
         Ok(ServeConfig {
-            listen: listen.iter().map(|text| text.parse().map_err(Failure::usage)).collect::<Outcome<_>>()?,
+            listen: listen.iter().map(|text| listen::parse(text)).collect::<Outcome<_>>()?,
             control: args.control.control.clone().or(file.control),
             devices: devices.iter().map(|path| absolute(path)).collect::<Outcome<_>>()?,
         })
@@ -141,11 +99,11 @@ mod tests {
         .unwrap();
         let file = file.to_str().unwrap();
         let config = load(&["--config", file, "--listen", "unix:/x"]).unwrap();
-        assert_eq!(config.listen, [Listen::Unix("/x".into())]);
+        assert_eq!(config.listen, [ListenAddr::Unix("/x".into())]);
         assert_eq!(config.devices, [PathBuf::from("/dev/a"), PathBuf::from("/dev/b")]);
         assert_eq!(config.control, Some("/c".into()));
         let config = load(&["--config", file, "--control", "/d", "/dev/z"]).unwrap();
-        assert_eq!(config.listen, [Listen::Tcp("127.0.0.1:7".parse().unwrap())]);
+        assert_eq!(config.listen, [ListenAddr::Tcp("127.0.0.1:7".parse().unwrap())]);
         assert_eq!((config.devices, config.control), (vec!["/dev/z".into()], Some("/d".into())));
     }
 
@@ -162,16 +120,5 @@ mod tests {
     #[test]
     fn to_serve_nothing_is_wrong_usage() {
         assert_eq!(load(&[]).unwrap_err().exit_status(), 2);
-    }
-
-    #[test]
-    fn a_place_to_listen_at_is_unix_or_tcp_with_a_port() {
-        assert_eq!("unix:/a/b".parse(), Ok(Listen::Unix("/a/b".into())));
-        assert_eq!("tcp:[::1]:10809".parse(), Ok(Listen::Tcp("[::1]:10809".parse().unwrap())));
-        for text in
-            ["", "unix:", "tcp:", "tcp:127.0.0.1", "/run/x.sock", "udp:1.2.3.4:5", "tcp:127.0.0.1:99999"]
-        {
-            assert!(text.parse::<Listen>().is_err(), "{text}");
-        }
     }
 }

@@ -4,12 +4,11 @@
 //! an array is; it opens, looks and names what it finds.
 
 use crate::failure::{Context, Failure, Outcome};
-use raidcore::blocking::{Blocking, Driver};
+use raidcore::blocking::{Blocking, RingDriver};
 use raidcore::buf::{Slab, SlabConfig};
 use raidcore::meta;
-use raidcore::time::{Clock, Time};
+use raidcore::time::Clock;
 use raidcore::uring::{DeviceId, File, OpenHow, Ring, RingConfig, identify};
-use std::io;
 use std::path::{Path, PathBuf};
 
 /// A ring, its clock and its memory.
@@ -36,26 +35,23 @@ impl Bench {
         Bench { clock: ring.clock().clone(), slab: ring.slab().clone(), ring: ring.clone() }
     }
 
-    /// Opens `path` as `how` says; a warning goes to the log.
+    /// Opens `path` as `how` says.
     pub fn open(&self, path: &Path, how: OpenHow) -> Outcome<Disk> {
-        let file = File::open(path, &self.ring, how).map_err(Failure::new)?;
+        Ok(self.disk(File::open(path, &self.ring, how).map_err(Failure::new)?))
+    }
+
+    /// The ring.
+    pub fn ring(&self) -> &Ring {
+        &self.ring
+    }
+
+    /// Gives an open file blocking calls; what is to be known about it goes to the log.
+    pub fn disk(&self, file: File) -> Disk {
         if let Some(warning) = file.warning() {
             tracing::warn!("{warning}");
         }
-        Ok(self.blocking(file))
-    }
-
-    fn blocking(&self, file: File) -> Disk {
-        let driver = Box::new(RingDriver(self.ring.clone()));
+        let driver = Box::new(RingDriver::new(self.ring.clone()));
         Blocking::new(file, self.clock.clone(), self.slab.clone(), driver)
-    }
-}
-
-struct RingDriver(Ring);
-
-impl Driver for RingDriver {
-    fn wait(&mut self, until: Time) -> io::Result<()> {
-        self.0.enter(Some(until), true)
     }
 }
 

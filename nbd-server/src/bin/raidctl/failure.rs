@@ -57,6 +57,12 @@ impl Failure {
     }
 }
 
+impl Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.sentence().unwrap_or("the output was closed"))
+    }
+}
+
 /// Adds to an error what was being done.
 pub trait Context<T> {
     /// The error as a sentence: `what: error`.

@@ -1,82 +1,99 @@
-//! Listening sockets of the daemon, and the URIs under which clients find its exports.
+//! Where the daemon listens: refusals with a remedy, and the URIs under which clients find its exports.
 
-use crate::config::Listen;
-use crate::control::socket::{BACKLOG, OwnedSocket};
-use crate::failure::{Failure, Outcome};
-use rustix::net::sockopt::set_socket_reuseaddr;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with};
+use crate::afterlife::{AFTERLIFE, LOOK_AGAIN, is_alive};
+use crate::failure::{Context, Failure, Outcome};
+use nbd_server::listen::{ListenAddr, ListenError, Listener};
 use std::io;
-use std::net::{SocketAddr, TcpListener};
-use std::path::PathBuf;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
-/// A place that is ours to listen at. Dropping it closes the socket, and removes the path of a unix socket.
-#[derive(Debug)]
-pub enum Bound {
-    /// TCP, and its address.
-    Tcp(TcpListener, SocketAddr),
-    /// Unix.
-    Unix(OwnedSocket, PathBuf),
+/// Reads `unix:PATH` or `tcp:ADDR:PORT`. Paths are made absolute.
+pub fn parse(text: &str) -> Outcome<ListenAddr> {
+    match text.parse().map_err(Failure::usage)? {
+        ListenAddr::Unix(path) => Ok(ListenAddr::Unix(std::path::absolute(&path).context(path.display())?)),
+        tcp => Ok(tcp),
+    }
 }
 
-impl Bound {
-    /// Takes `place`. Nobody can connect until [`listen`](Bound::listen): what is in use by another program is
-    /// seen before any device is touched, and a client that gets through finds its array.
-    pub fn bind(place: &Listen) -> Outcome<Bound> {
-        match place {
-            Listen::Unix(path) => Ok(Bound::Unix(OwnedSocket::bind(path)?, path.clone())),
-            Listen::Tcp(address) => {
-                let listener = bind_tcp(address).map_err(|error| tcp_failure(address, error.into()))?;
-                // Port 0 asks for a free one: say which it is.
-                let address = listener.local_addr().unwrap_or(*address);
-                Ok(Bound::Tcp(listener, address))
-            }
-        }
+/// Listens at `place`. The folder of a unix socket is made if it is not there.
+pub fn bind(place: &ListenAddr) -> Outcome<Listener> {
+    if let ListenAddr::Unix(path) = place {
+        make_folder(path)?;
     }
-
-    /// Lets clients connect.
-    pub fn listen(&self) -> Outcome<()> {
-        match self {
-            Bound::Unix(socket, _) => socket.listen(),
-            Bound::Tcp(listener, address) => {
-                listen(listener, BACKLOG).map_err(|error| tcp_failure(address, error.into()))
-            }
-        }
-    }
-
-    /// The NBD URI of `export` here (the format of the NBD project's doc/uri.md).
-    pub fn uri(&self, export: &str) -> String {
-        match self {
-            Bound::Tcp(_, address) => format!("nbd://{address}/{}", encode(export.as_bytes(), b"")),
-            Bound::Unix(_, path) => {
-                let path = encode(path.as_os_str().as_encoded_bytes(), b"/");
-                format!("nbd+unix:///{}?socket={path}", encode(export.as_bytes(), b""))
-            }
+    let begun = Instant::now();
+    loop {
+        match Listener::bind(place) {
+            Ok(listener) => return Ok(listener),
+            Err(error) if begun.elapsed() < patience_with(&error) => std::thread::sleep(LOOK_AGAIN),
+            Err(error) => return Err(explain(error)),
         }
     }
 }
 
-fn bind_tcp(address: &SocketAddr) -> rustix::io::Result<TcpListener> {
-    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-    let socket = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-    // A server that was just stopped leaves connections behind that would block the port for a minute.
-    set_socket_reuseaddr(&socket, true)?;
-    bind(&socket, address)?;
-    Ok(TcpListener::from(socket))
+/// How long it may pay to try again: a server that was killed may still seem to listen.
+fn patience_with(error: &ListenError) -> Duration {
+    match error {
+        ListenError::Live(path) if listener_is_dead(path) => AFTERLIFE,
+        // The owner of a port cannot be asked for, and most often lives.
+        ListenError::Io { addr: ListenAddr::Tcp(_), source } if source.kind() == io::ErrorKind::AddrInUse => {
+            Duration::from_secs(1)
+        }
+        _ => Duration::ZERO,
+    }
 }
 
-fn tcp_failure(address: &SocketAddr, error: io::Error) -> Failure {
-    Failure::new(match error.kind() {
-        io::ErrorKind::AddrInUse => {
-            format!("tcp:{address} is in use by another program: stop it or choose another port")
+/// True if the process that listens at `path` has ended.
+fn listener_is_dead(path: &Path) -> bool {
+    let Ok(stream) = UnixStream::connect(path) else { return true };
+    rustix::net::sockopt::socket_peercred(&stream)
+        .is_ok_and(|peer| !is_alive(peer.pid.as_raw_nonzero().get()))
+}
+
+fn explain(error: ListenError) -> Failure {
+    match &error {
+        ListenError::Io { addr: ListenAddr::Tcp(address), source } => match source.kind() {
+            io::ErrorKind::AddrInUse => Failure::new(format!(
+                "tcp:{address} is in use by another program: stop that or choose another port"
+            )),
+            io::ErrorKind::AddrNotAvailable => Failure::new(format!(
+                "tcp:{address} is no address of this machine: choose one of its own, or 0.0.0.0 for all"
+            )),
+            io::ErrorKind::PermissionDenied => Failure::new(format!(
+                "tcp:{address} is for root only: choose a port from 1024 on, or run as root"
+            )),
+            _ => Failure::new(error),
+        },
+        ListenError::Io { addr: ListenAddr::Unix(path), source }
+            if source.kind() == io::ErrorKind::InvalidInput =>
+        {
+            Failure::new(format!(
+                "{}: too long for a unix socket (107 bytes), choose a shorter path",
+                path.display()
+            ))
         }
-        io::ErrorKind::AddrNotAvailable => {
-            format!("tcp:{address} is no address of this machine: choose one of its own, or 0.0.0.0 for all")
+        _ => Failure::new(error),
+    }
+}
+
+/// Makes the folder of a socket, for this user alone, if it is not there.
+pub fn make_folder(path: &Path) -> Outcome<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) else { return Ok(()) };
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
+    made.context(format!("cannot make the folder {} for the socket", folder.display()))
+}
+
+/// The NBD URI of `export` at `place` (the format of the NBD project's doc/uri.md).
+pub fn uri(place: &ListenAddr, export: &str) -> String {
+    let export = encode(export.as_bytes(), b"");
+    match place {
+        ListenAddr::Tcp(address) => format!("nbd://{address}/{export}"),
+        ListenAddr::Unix(path) => {
+            let path = encode(path.as_os_str().as_encoded_bytes(), b"/");
+            format!("nbd+unix:///{export}?socket={path}")
         }
-        io::ErrorKind::PermissionDenied => {
-            format!("tcp:{address} is for root only: choose a port from 1024 on, or run as root")
-        }
-        _ => format!("cannot listen at tcp:{address}: {error}"),
-    })
+    }
 }
 
 /// Percent-encodes everything but letters, digits, `-._~` and what is in `also`.
@@ -98,21 +115,39 @@ mod tests {
 
     #[test]
     fn a_uri_survives_odd_paths() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("a b&c.sock");
-        let bound = Bound::bind(&Listen::Unix(path)).unwrap();
-        let uri = bound.uri("vol0");
-        assert!(uri.starts_with("nbd+unix:///vol0?socket=/") && uri.ends_with("/a%20b%26c.sock"), "{uri}");
+        let uri = uri(&ListenAddr::Unix("/run/a b&c.sock".into()), "vol0");
+        assert_eq!(uri, "nbd+unix:///vol0?socket=/run/a%20b%26c.sock");
     }
 
     #[test]
     fn a_port_in_use_is_named_with_the_remedy() {
-        let first = Bound::bind(&Listen::Tcp("127.0.0.1:0".parse().unwrap())).unwrap();
-        let Bound::Tcp(_, address) = &first else { panic!("{first:?}") };
-        first.listen().unwrap();
-        assert_eq!(first.uri("x"), format!("nbd://{address}/x"));
-        let error = Bound::bind(&Listen::Tcp(*address)).unwrap_err();
+        let first = bind(&parse("tcp:127.0.0.1:0").unwrap()).unwrap();
+        let error = bind(first.addr()).unwrap_err();
         let sentence = error.sentence().unwrap();
-        assert!(sentence.contains(&address.to_string()) && sentence.contains("another port"), "{sentence}");
+        assert!(
+            sentence.contains(&first.addr().to_string()) && sentence.contains("another port"),
+            "{sentence}"
+        );
+        assert!(uri(first.addr(), "x").starts_with("nbd://127.0.0.1:"));
+    }
+
+    #[test]
+    fn the_folder_of_a_socket_is_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("new/s");
+        bind(&ListenAddr::Unix(path.clone())).unwrap();
+        assert!(path.parent().unwrap().is_dir());
+    }
+
+    #[test]
+    fn a_path_too_long_for_a_socket_is_named_as_such() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = bind(&ListenAddr::Unix(dir.path().join("x".repeat(150)))).unwrap_err();
+        assert!(error.sentence().unwrap().contains("shorter"), "{error:?}");
+    }
+
+    #[test]
+    fn what_is_no_place_to_listen_at_is_wrong_usage() {
+        assert_eq!(parse("/run/x.sock").unwrap_err().exit_status(), 2);
     }
 }

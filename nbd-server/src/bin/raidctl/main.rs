@@ -2,19 +2,22 @@
 //!
 //! This file only parses, sets up the log, runs one command and turns its outcome into an exit status:
 //! 0 done, 1 failed (one sentence on stderr names the thing and the remedy), 2 wrong usage.
-// The daemon, which will use all of it, is the next piece to arrive.
-#![allow(dead_code)]
 
+mod afterlife;
 mod cli;
 mod commands;
+mod compose;
 mod config;
 mod control;
+mod desk;
 mod devices;
 mod events;
 mod failure;
+mod house;
 mod listen;
 mod output;
 mod report;
+mod signals;
 mod size;
 mod table;
 

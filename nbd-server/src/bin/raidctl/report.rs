@@ -1,8 +1,9 @@
 //! What `status --json` shows: a promise to scripts, so its shape changes only by addition.
 //!
-//! Plain data that travels over the control socket; it is made in the composition root and knows nothing of the
-//! engine.
+//! Plain data that travels over the control socket; the daemon makes it from what the engine says of itself.
 
+use raidcore::array::{Action, ArrayStatus, MemberStatus};
+use raidcore::meta::MemberState;
 use serde::{Deserialize, Serialize};
 
 /// All arrays of a daemon.
@@ -21,7 +22,7 @@ pub struct ArrayReport {
     pub uuid: String,
     /// `raid0`, `raid1`, `raid5`, `raid10`.
     pub level: String,
-    /// `clean`, `active`, `degraded`, `failed`, `read-only`; `stopped` after `stop`.
+    /// `clean`, `active`, `degraded`, `failed`, `read-only`.
     pub state: String,
     /// What it offers, in bytes.
     pub size_bytes: u64,
@@ -61,6 +62,8 @@ pub struct ErrorCounts {
     pub read: u64,
     /// Failed writes.
     pub write: u64,
+    /// Requests that were not answered by their deadline.
+    pub timeout: u64,
 }
 
 /// A background action.
@@ -81,6 +84,49 @@ pub struct LuReport {
     pub name: String,
     /// Its size in bytes.
     pub size_bytes: u64,
+}
+
+/// The report of an array that says this of itself.
+pub fn of_array(status: &ArrayStatus) -> ArrayReport {
+    let is_spare = |member: &&MemberStatus| member.slot.is_none() && member.state == MemberState::Spare;
+    let (spares, members): (Vec<_>, Vec<_>) = status.members.iter().partition(is_spare);
+    ArrayReport {
+        name: status.name.clone(),
+        uuid: status.uuid.to_string(),
+        level: status.level.to_string(),
+        state: status.state.to_string(),
+        size_bytes: status.size_bytes,
+        chunk_bytes: status.chunk_bytes,
+        consistency: status.consistency.to_string(),
+        checksums: if status.checksums { "on" } else { "off" }.to_string(),
+        members: members.into_iter().map(of_member).collect(),
+        spares: spares.into_iter().map(of_member).collect(),
+        action: status.action.as_ref().map(of_action),
+        lus: vec![LuReport { name: status.name.clone(), size_bytes: status.size_bytes }],
+    }
+}
+
+fn of_member(status: &MemberStatus) -> MemberReport {
+    MemberReport {
+        slot: status.slot.and_then(|slot| u32::try_from(slot).ok()),
+        device: status.device.clone(),
+        state: status.state.to_string(),
+        errors: ErrorCounts {
+            read: status.errors.read,
+            write: status.errors.write,
+            timeout: status.errors.timeout,
+        },
+    }
+}
+
+fn of_action(action: &Action) -> ActionReport {
+    let left_bytes = action.total_bytes.saturating_sub(action.done_bytes);
+    let done = action.done_bytes as f64 / action.total_bytes.max(1) as f64;
+    ActionReport {
+        kind: action.kind.name().to_string(),
+        percent: (done * 1000.0).floor() / 10.0,
+        eta_s: left_bytes.checked_div(action.bytes_per_s),
+    }
 }
 
 #[cfg(test)]

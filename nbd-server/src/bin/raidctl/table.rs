@@ -57,8 +57,8 @@ fn row(member: &MemberReport) -> [String; 4] {
 
 fn errors(errors: ErrorCounts) -> String {
     match errors {
-        ErrorCounts { read: 0, write: 0 } => "none".to_string(),
-        ErrorCounts { read, write } => format!("{read} read, {write} write"),
+        ErrorCounts { read: 0, write: 0, timeout: 0 } => "none".to_string(),
+        ErrorCounts { read, write, timeout } => format!("{read} read, {write} write, {timeout} timeout"),
     }
 }
 

@@ -2,12 +2,14 @@
 
 mod admin;
 mod create;
+mod demo;
 mod events;
 mod examine;
+mod serve;
 mod status;
 
 use crate::cli::Command;
-use crate::failure::{Failure, Outcome};
+use crate::failure::Outcome;
 
 /// Runs one command to its end.
 pub fn run(command: Command) -> Outcome<()> {
@@ -18,13 +20,9 @@ pub fn run(command: Command) -> Outcome<()> {
         Command::Remove(args) => admin::remove(&args),
         Command::Stop(args) => admin::stop(&args),
         Command::Events(args) => events::run(&args),
-        Command::Serve(args) => crate::config::ServeConfig::load(&args).and(not_yet()),
+        Command::Demo(args) => demo::run(&args),
+        Command::Serve(args) => serve::run(&args),
         Command::Create(args) => create::run(&args),
         Command::Examine(args) => examine::run(&args),
-        Command::Demo(_) => not_yet(),
     }
-}
-
-fn not_yet() -> Outcome<()> {
-    Err(Failure::new("this build has no engine yet: use a later one"))
 }

@@ -83,7 +83,9 @@ impl Client {
         let mut line = serde_json::to_vec(request).map_err(Failure::new)?;
         line.push(b'\n');
         let sent = self.reader.get_mut().write_all(&line);
-        sent.map_err(|error| Failure::new(format!("the daemon at {} is gone: {error}", self.path.display())))
+        sent.map_err(|error| {
+            Failure::new(format!("the daemon at {} has stopped ({error})", self.path.display()))
+        })
     }
 
     /// The next reply; `None` if the daemon closed the connection.
@@ -98,7 +100,7 @@ impl Client {
                 return Err(Failure::new(format!("the daemon at {name} does not answer: see its log")));
             }
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
-            Err(error) => return Err(Failure::new(format!("the daemon at {name} is gone: {error}"))),
+            Err(error) => return Err(Failure::new(format!("the daemon at {name} has stopped ({error})"))),
         }
         let reply = serde_json::from_slice(&line);
         reply.map(Some).context(format!("what listens at {name} does not speak as raidctl does"))
@@ -132,7 +134,7 @@ mod tests {
     use super::super::socket::OwnedSocket;
     use super::super::{MAX_CONNECTIONS, MAX_REQUEST_LINE};
     use super::*;
-    use crate::events::EventLog;
+    use crate::events::{EventLog, Severity};
     use crate::report::samples;
     use std::sync::Arc;
 
@@ -224,7 +226,7 @@ mod tests {
     #[test]
     fn a_follower_sees_past_and_new_events_until_the_daemon_stops() {
         let mut daemon = Daemon::start();
-        daemon.desk.0.push("NewArray", "vol0", None, "");
+        daemon.desk.0.push(Severity::Info, "NewArray", "vol0", None, "");
         let mut client = daemon.client();
         let (tell, told) = std::sync::mpsc::channel();
         let follower = std::thread::spawn(move || {
@@ -234,7 +236,7 @@ mod tests {
             })
         });
         assert_eq!(told.recv().unwrap(), "NewArray");
-        daemon.desk.0.push("Fail", "vol0", Some("/dev/loop1"), "");
+        daemon.desk.0.push(Severity::Warning, "Fail", "vol0", Some("/dev/loop1"), "");
         assert_eq!(told.recv().unwrap(), "Fail");
         daemon.server.stop();
         follower.join().unwrap().unwrap();

@@ -21,6 +21,8 @@ pub const MAX_CONNECTIONS: usize = 32;
 pub const IDLE_LIMIT: Duration = Duration::from_secs(60);
 /// How long a client may take to read a reply.
 pub const WRITE_LIMIT: Duration = Duration::from_secs(5);
+/// How often a connection that follows events looks whether its client is still there.
+pub const FOLLOW_PULSE: Duration = Duration::from_millis(500);
 /// How long a client waits for the reply to a status request.
 pub const STATUS_PATIENCE: Duration = Duration::from_secs(5);
 /// How long a client waits for a request that has work to do.

@@ -5,7 +5,7 @@
 
 use super::proto::{Reply, Request};
 use super::socket::OwnedSocket;
-use super::{IDLE_LIMIT, MAX_CONNECTIONS, MAX_REQUEST_LINE, WRITE_LIMIT};
+use super::{FOLLOW_PULSE, IDLE_LIMIT, MAX_CONNECTIONS, MAX_REQUEST_LINE, WRITE_LIMIT};
 use crate::events::EventLog;
 use crate::failure::{Context, Outcome};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -57,10 +57,11 @@ impl ControlServer {
         Ok(ControlServer { thread: Some(thread), wake: Some(wake), shared })
     }
 
-    /// Stops accepting, removes the socket and lets followers go. Requests that are being answered go on.
+    /// Stops accepting, removes the socket, and lets followers go. Requests that are being answered go on.
     pub fn stop(&mut self) {
         self.shared.stopping.store(true, Ordering::Relaxed);
         self.wake = None;
+        self.shared.desk.events().close();
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
@@ -160,8 +161,8 @@ fn converse(stream: &UnixStream, shared: &Shared) -> io::Result<()> {
 
 /// Sends events as they come, until the client or the daemon has had enough.
 fn follow(stream: &UnixStream, shared: &Shared, mut seen: u64) -> io::Result<()> {
-    while !shared.stopping.load(Ordering::Relaxed) {
-        let events = shared.desk.events().wait_after(seen, Duration::from_millis(500));
+    let log = shared.desk.events();
+    while let Some(events) = log.wait_a_while_after(seen, FOLLOW_PULSE) {
         if let Some(last) = events.last() {
             seen = last.seq;
             send(stream, &Reply::Events(events))?;
@@ -169,11 +170,7 @@ fn follow(stream: &UnixStream, shared: &Shared, mut seen: u64) -> io::Result<()>
             return Ok(());
         }
     }
-    // What happened while the daemon stopped belongs to the story as well.
-    match shared.desk.events().after(seen) {
-        rest if rest.is_empty() => Ok(()),
-        rest => send(stream, &Reply::Events(rest)),
-    }
+    Ok(())
 }
 
 fn hung_up(stream: &UnixStream) -> io::Result<bool> {

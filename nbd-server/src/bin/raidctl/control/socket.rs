@@ -4,10 +4,11 @@
 //! socket is never touched. Our own is removed when it is dropped.
 
 use crate::failure::{Context, Failure, Outcome};
+use crate::listen::make_folder;
 use rustix::fs::{Mode, fchmod};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
@@ -59,13 +60,7 @@ impl Drop for OwnedSocket {
 /// daemon left is gone.
 pub fn make_way(path: &Path) -> Outcome<()> {
     let name = path.display();
-    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(folder)
-            .context(format!("cannot make the folder {} for the socket", folder.display()))?;
-    }
+    make_folder(path)?;
     let found = match std::fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         found => found.context(format!("cannot look at the socket {name}"))?,

@@ -1,0 +1,87 @@
+//! What is left of a daemon that was killed.
+//!
+//! Its sockets and the locks on its devices outlive the process for a moment: the kernel takes its ring apart in the
+//! background, and what the ring was working on (a flush, say) stays open until that is done. A daemon that is
+//! restarted at once must not mistake this for a living one, nor refuse a living one late.
+
+use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::Path;
+use std::time::Duration;
+
+/// How long to wait for a dead daemon's last flush.
+pub const AFTERLIFE: Duration = Duration::from_secs(20);
+/// How often to look again.
+pub const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+/// True if this process runs; a zombie does not.
+pub fn is_alive(pid: i32) -> bool {
+    // The state is the first word behind the name, which is in brackets and may hold anything.
+    match std::fs::read_to_string(format!("/proc/{pid}/stat")) {
+        Ok(stat) => !stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['Z', 'X'])),
+        Err(error) => error.kind() != io::ErrorKind::NotFound,
+    }
+}
+
+/// How long it may pay to wait for a device that is in use.
+pub fn patience_with_lock(path: &Path) -> Duration {
+    if is_locked_by_the_living(path) {
+        return Duration::ZERO;
+    }
+    // A block device may as well be mounted, which does not end by waiting.
+    let is_block = std::fs::metadata(path).is_ok_and(|found| found.file_type().is_block_device());
+    if is_block { AFTERLIFE / 4 } else { AFTERLIFE }
+}
+
+/// True if a running process is known to hold the lock (flock) on this file.
+fn is_locked_by_the_living(path: &Path) -> bool {
+    let (Ok(file), Ok(locks)) = (std::fs::metadata(path), std::fs::read_to_string("/proc/locks")) else {
+        return false;
+    };
+    locks.lines().any(|line| holder(line, file.ino()).is_some_and(is_alive))
+}
+
+/// The process that holds a lock on `inode`, from a line of /proc/locks:
+/// `1: FLOCK  ADVISORY  WRITE 708 fd:01:9306 0 EOF`. The device is not looked at, for btrfs shows another one there
+/// than `stat` does.
+fn holder(line: &str, inode: u64) -> Option<i32> {
+    let mut words = line.split_whitespace().skip(1);
+    if words.next() != Some("FLOCK") {
+        return None;
+    }
+    let mut words = words.skip(2);
+    let pid = words.next()?.parse().ok()?;
+    let (_, found) = words.next()?.rsplit_once(':')?;
+    (found.parse() == Ok(inode)).then_some(pid)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_running_process_is_alive_and_one_that_was_waited_for_is_not() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let pid = child.id() as i32;
+        assert!(is_alive(pid));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(!is_alive(pid));
+    }
+
+    #[test]
+    fn a_lock_is_seen_while_its_holder_lives() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        assert!(!is_locked_by_the_living(file.path()));
+        file.as_file().lock().unwrap();
+        assert!(is_locked_by_the_living(file.path()));
+    }
+
+    #[test]
+    fn only_a_flock_on_this_inode_counts() {
+        assert_eq!(holder("1: FLOCK  ADVISORY  WRITE 708 fd:01:9306 0 EOF", 9306), Some(708));
+        assert_eq!(holder("1: FLOCK  ADVISORY  WRITE 708 fd:01:9306 0 EOF", 930), None);
+        assert_eq!(holder("1: POSIX  ADVISORY  WRITE 708 fd:01:9306 0 EOF", 9306), None);
+        assert_eq!(holder("", 9306), None);
+    }
+}

@@ -1,0 +1,262 @@
+//! The front desk: answers what comes in over the control socket, on the control threads.
+//!
+//! `status` is answered from the window. Everything else is a call to the reactor, with a limit on how long it may
+//! take; what may block, such as looking at a new device, is done here, before the call.
+
+use crate::control::proto::{Reply, Request};
+use crate::control::server::Desk;
+use crate::devices::{Bench, Disk, refuse_signature};
+use crate::events::EventLog;
+use crate::failure::{Failure, Outcome};
+use crate::house::{House, Window};
+use crate::report::{ArrayReport, StatusReport};
+use nbd_server::export::ExportId;
+use nbd_server::reactor::{CallError, Host, ReactorHandle};
+use raidcore::array::{AdminError, Array};
+use raidcore::meta::{self, Relation};
+use raidcore::uring::{File, OpenHow, identify};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long `stop` waits for the array's clients and members.
+const STOP_LIMIT: Duration = Duration::from_secs(60);
+/// How long `add` waits to see whether a rebuild begins, so that it can say so.
+const REBUILD_LIMIT: Duration = Duration::from_secs(1);
+/// How often a wait looks.
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+
+/// Answers for the arrays of one reactor.
+pub struct FrontDesk {
+    reactor: ReactorHandle<House>,
+    window: Arc<Window>,
+}
+
+impl FrontDesk {
+    /// A desk for the house that `reactor` drives and that publishes through `window`.
+    pub fn new(reactor: ReactorHandle<House>, window: Arc<Window>) -> FrontDesk {
+        FrontDesk { reactor, window }
+    }
+
+    fn work(&self, request: Request) -> Outcome<Reply> {
+        match request {
+            Request::Status { array } => self.status(array.as_deref()).map(Reply::Status),
+            Request::Fail { array, device } => self.fail(&array, &device).map(Reply::Done),
+            Request::Add { array, device, force } => self.add(&array, &device, force).map(Reply::Done),
+            Request::Remove { array, device } => self.remove(&array, &device).map(Reply::Done),
+            Request::Stop { array } => self.stop(&array).map(Reply::Done),
+            Request::Events { after, .. } => Ok(Reply::Events(self.window.events.after(after))),
+        }
+    }
+
+    fn status(&self, array: Option<&str>) -> Outcome<StatusReport> {
+        match array {
+            None => Ok(self.window.status.lock().clone()),
+            Some(name) => Ok(StatusReport { arrays: vec![self.report(name)?] }),
+        }
+    }
+
+    fn report(&self, name: &str) -> Outcome<ArrayReport> {
+        let status = self.window.status.lock().clone();
+        let names: Vec<&str> = status.arrays.iter().map(|array| array.name.as_str()).collect();
+        let found = status.arrays.iter().find(|array| array.name == name).cloned();
+        found.ok_or_else(|| {
+            Failure::new(match names.is_empty() {
+                true => format!("there is no array {name}: this daemon serves none"),
+                false => format!("there is no array {name}: this daemon serves {}", names.join(", ")),
+            })
+        })
+    }
+
+    fn fail(&self, array: &str, device: &str) -> Outcome<String> {
+        let device = member_name(&self.report(array)?, device);
+        self.admin(array, {
+            let device = device.clone();
+            move |array| array.fail(&device)
+        })?;
+        let state = self.report(array)?.state;
+        Ok(format!("{device} is faulty; {array} is {state}"))
+    }
+
+    fn remove(&self, array: &str, device: &str) -> Outcome<String> {
+        let device = member_name(&self.report(array)?, device);
+        self.admin(array, {
+            let device = device.clone();
+            move |array| array.remove(&device)
+        })?;
+        Ok(format!("{device} is no longer in {array}"))
+    }
+
+    fn add(&self, array: &str, device: &str, force: bool) -> Outcome<String> {
+        let report = self.report(array)?;
+        let known = member_name(&report, device);
+        if let Some(member) =
+            report.members.iter().chain(&report.spares).find(|m| m.device.as_ref() == Some(&known))
+        {
+            return Err(Failure::new(match member.state.as_str() {
+                "faulty" => format!(
+                    "{known} is a faulty member of {array}: remove it first, with raidctl remove {array} {known}"
+                ),
+                state => format!("{known} is a member of {array} already: it is {state}"),
+            }));
+        }
+        look_over(Path::new(device), &report, force)?;
+        let (name, path) = (array.to_string(), device.to_string());
+        self.call(move |host| {
+            // Looked over and let go a moment ago; whoever took it meanwhile is noticed here.
+            let file = File::open(Path::new(&path), host.ring(), OpenHow::MEMBER).map_err(Failure::new)?;
+            let (_, array) = host.engine_mut().array_mut(&name).ok_or_else(|| gone(&name))?;
+            array.add(path, Box::new(file)).map_err(Failure::new)?;
+            host.engine_mut().publish();
+            Ok(())
+        })??;
+        self.tell_add(array, device)
+    }
+
+    /// What became of a device that was added: it waits, or it is being filled.
+    fn tell_add(&self, array: &str, device: &str) -> Outcome<String> {
+        let begun = Instant::now();
+        loop {
+            self.call(|host| host.engine_mut().publish())?;
+            let report = self.report(array)?;
+            let waits = report.spares.iter().any(|spare| spare.device.as_deref() == Some(device));
+            if !waits {
+                return Ok(format!("{array} is rebuilt on {device}: see raidctl status --watch"));
+            }
+            if report.state != "degraded" || begun.elapsed() > REBUILD_LIMIT {
+                return Ok(format!("{device} is a spare of {array}"));
+            }
+            std::thread::sleep(LOOK_INTERVAL);
+        }
+    }
+
+    /// Withdraws the export, lets its clients finish, stops the array and closes its devices.
+    fn stop(&self, array: &str) -> Outcome<String> {
+        self.report(array)?;
+        let name = array.to_string();
+        let export: ExportId = self.call(move |host| {
+            let (export, _) = host.engine_mut().array_mut(&name).ok_or_else(|| gone(&name))?;
+            // Somebody else may stop it as well; to withdraw it twice does no harm.
+            drop(host.remove_export(export));
+            Ok(export)
+        })??;
+        let clients_gone = self.wait(move |host| host.connections_of(export) == 0)?;
+        let name = array.to_string();
+        self.call(move |host| {
+            if let Some((_, array)) = host.engine_mut().array_mut(&name) {
+                array.stop();
+            }
+        })?;
+        let name = array.to_string();
+        if !self.wait(move |host| host.engine_mut().let_go(&name))? {
+            return Err(Failure::new(format!(
+                "{array} takes longer than {} s to stop: a member may hang; see raidctl status and dmesg",
+                STOP_LIMIT.as_secs()
+            )));
+        }
+        let note = if clients_gone { "" } else { "; clients that did not finish were cut off" };
+        Ok(format!("{array} is stopped{note}"))
+    }
+
+    /// Looks again and again whether `done`; false if that is not so within [`STOP_LIMIT`].
+    fn wait<F>(&self, done: F) -> Outcome<bool>
+    where
+        F: Fn(&mut Host<House>) -> bool + Clone + Send + 'static,
+    {
+        let begun = Instant::now();
+        while begun.elapsed() < STOP_LIMIT {
+            if self.call(done.clone())? {
+                return Ok(true);
+            }
+            std::thread::sleep(LOOK_INTERVAL);
+        }
+        Ok(false)
+    }
+
+    /// Does something to an array and publishes the result.
+    fn admin<F>(&self, name: &str, act: F) -> Outcome<()>
+    where
+        F: FnOnce(&mut Array) -> Result<(), AdminError> + Send + 'static,
+    {
+        let name = name.to_string();
+        self.call(move |host| {
+            let (_, array) = host.engine_mut().array_mut(&name).ok_or_else(|| gone(&name))?;
+            act(array).map_err(Failure::new)?;
+            host.engine_mut().publish();
+            Ok(())
+        })?
+    }
+
+    fn call<R, F>(&self, act: F) -> Outcome<R>
+    where
+        R: Send + 'static,
+        F: FnOnce(&mut Host<House>) -> R + Send + 'static,
+    {
+        self.reactor.call(act).map_err(|error| {
+            Failure::new(match error {
+                CallError::Gone => "the daemon is stopping".to_string(),
+                CallError::Timeout => {
+                    "the daemon is held up, perhaps by a device that hangs in the kernel: see dmesg; what was asked \
+                     for may still be done"
+                        .to_string()
+                }
+                CallError::Busy => "the daemon has too much to do: try again".to_string(),
+            })
+        })
+    }
+}
+
+impl Desk for FrontDesk {
+    fn answer(&self, request: Request) -> Reply {
+        self.work(request).unwrap_or_else(|failure| Reply::Error(failure.to_string()))
+    }
+
+    fn events(&self) -> &EventLog {
+        &self.window.events
+    }
+}
+
+fn gone(array: &str) -> Failure {
+    Failure::new(format!("there is no array {array} any more: it was stopped"))
+}
+
+/// The name under which the array knows `device`: the same, or that of the same disk by another name.
+fn member_name(array: &ArrayReport, device: &str) -> String {
+    let known: Vec<&String> =
+        array.members.iter().chain(&array.spares).filter_map(|member| member.device.as_ref()).collect();
+    if let (false, Ok(id)) = (known.iter().any(|name| *name == device), identify(Path::new(device))) {
+        let same = known.iter().find(|name| identify(Path::new(name)).is_ok_and(|other| other == id));
+        if let Some(name) = same {
+            return name.to_string();
+        }
+    }
+    device.to_string()
+}
+
+/// Claims a device for a moment and makes sure that nothing on it is lost by adding it: it is blank, or it was a
+/// member of this array that slept and has nothing that the array has not.
+fn look_over(path: &Path, array: &ArrayReport, force: bool) -> Outcome<()> {
+    let bench = Bench::new()?;
+    let mut disk = bench.open(path, OpenHow::MEMBER)?;
+    if force || has_slept(&bench, &mut disk, array) {
+        return Ok(());
+    }
+    refuse_signature(&mut disk, path, "use another device, or --force if its content may be lost")
+}
+
+fn has_slept(bench: &Bench, disk: &mut Disk, array: &ArrayReport) -> bool {
+    let Ok(its) = meta::load(disk) else { return false };
+    let its = its.superblock.array;
+    let in_sync = array.members.iter().filter(|member| member.state == "in_sync");
+    let mut survivors = in_sync.filter_map(|member| member.device.as_deref());
+    survivors.any(|device| {
+        let ours = bench
+            .open(Path::new(device), OpenHow::EXAMINE)
+            .ok()
+            .and_then(|mut disk| meta::load(&mut disk).ok());
+        ours.is_some_and(|ours| {
+            let ours = ours.superblock.array;
+            its.uuid == ours.uuid && its.history.relation(its.events, &ours.history) != Relation::Diverged
+        })
+    })
+}

@@ -1,0 +1,194 @@
+//! The arrays of one reactor, as the engine behind its exports.
+//!
+//! It lives on the reactor's thread. What other threads may know of it, it publishes: events at once, the status at
+//! most every [`PUBLISH_INTERVAL`] and once more before it falls idle, so that `status` never waits for a disk.
+//! It never logs and never blocks; who follows the events logs them.
+
+use crate::events::EventLog;
+use crate::report::{self, StatusReport};
+use nbd_server::engine::Engine;
+use nbd_server::export::{Export, ExportId};
+use parking_lot::Mutex;
+use raidcore::array::{Array, Event};
+use raidcore::buf::Slab;
+use raidcore::dev::{BlockDev, Completion, ErrorKind, IoError, Request};
+use raidcore::lu::Lu;
+use raidcore::time::{Clock, Time};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How old a published status may be while something moves.
+const PUBLISH_INTERVAL: Duration = Duration::from_millis(100);
+
+/// What other threads see of the arrays.
+#[derive(Default)]
+pub struct Window {
+    /// The last published status.
+    pub status: Mutex<StatusReport>,
+    /// What happened.
+    pub events: EventLog,
+}
+
+/// The arrays.
+pub struct House {
+    arrays: Vec<Hosted>,
+    refused: Vec<Completion>,
+    clock: Clock,
+    window: Arc<Window>,
+    next_export: u32,
+    /// Something may have changed since the status was published.
+    stale: bool,
+    publish_at: Time,
+}
+
+struct Hosted {
+    export: ExportId,
+    name: String,
+    /// It checks what clients ask for down to the byte, so the array needs no further wrapper.
+    lu: Lu<Array>,
+}
+
+impl House {
+    /// An empty house that publishes through `window`.
+    pub fn new(clock: &Clock, window: Arc<Window>) -> House {
+        House {
+            arrays: Vec::new(),
+            refused: Vec::new(),
+            clock: clock.clone(),
+            window,
+            next_export: 0,
+            stale: true,
+            publish_at: Time::ZERO,
+        }
+    }
+
+    /// Takes an array in. Memory for requests smaller than a block comes from `slab`.
+    pub fn take_in(&mut self, array: Array, slab: &Slab) {
+        let export = ExportId(self.next_export);
+        self.next_export += 1;
+        self.arrays.push(Hosted { export, name: array.name(), lu: Lu::new(array, slab) });
+    }
+
+    /// True if there is an array of this name.
+    pub fn has(&self, name: &str) -> bool {
+        self.arrays.iter().any(|hosted| hosted.name == name)
+    }
+
+    /// What is to be exported.
+    pub fn exports(&self) -> Vec<Export> {
+        let export = |hosted: &Hosted| Export {
+            id: hosted.export,
+            name: hosted.name.clone(),
+            description: String::new(),
+            geometry: hosted.lu.geometry(),
+            byte_granular: true,
+        };
+        self.arrays.iter().map(export).collect()
+    }
+
+    /// The array of this name, and its export.
+    pub fn array_mut(&mut self, name: &str) -> Option<(ExportId, &mut Array)> {
+        self.stale = true;
+        let hosted = self.arrays.iter_mut().find(|hosted| hosted.name == name)?;
+        Some((hosted.export, hosted.lu.dev_mut()))
+    }
+
+    /// Lets go of an array that is stopped, and closes its devices. False if it is not stopped yet.
+    pub fn let_go(&mut self, name: &str) -> bool {
+        let Some(at) = self.arrays.iter().position(|hosted| hosted.name == name) else { return true };
+        if !self.arrays[at].lu.dev().is_stopped() {
+            return false;
+        }
+        self.tell_events();
+        self.arrays.remove(at);
+        self.publish();
+        true
+    }
+
+    /// Publishes the status as it is now.
+    pub fn publish(&mut self) {
+        self.tell_events();
+        let arrays = self.arrays.iter().map(|hosted| report::of_array(&hosted.lu.dev().status())).collect();
+        *self.window.status.lock() = StatusReport { arrays };
+        self.stale = false;
+        self.publish_at = self.clock.now() + PUBLISH_INTERVAL;
+    }
+
+    fn tell_events(&mut self) {
+        for hosted in &mut self.arrays {
+            for event in hosted.lu.dev_mut().take_events() {
+                let device = device_of(&event);
+                self.window.events.push(
+                    event.severity().into(),
+                    event.name(),
+                    &hosted.name,
+                    device,
+                    &event.to_string(),
+                );
+            }
+        }
+    }
+}
+
+/// The device an event is about.
+fn device_of(event: &Event) -> Option<&str> {
+    match event {
+        Event::Fail { device, .. }
+        | Event::ReadErrorCorrected { device, .. }
+        | Event::SpareAdded { device }
+        | Event::RebuildStarted { device, .. }
+        | Event::SpareActive { device, .. }
+        | Event::RebuildFinished { device }
+        | Event::RebuildFailed { device, .. }
+        | Event::Removed { device } => Some(device),
+        _ => None,
+    }
+}
+
+impl Engine for House {
+    fn submit(&mut self, export: ExportId, request: Request) {
+        match self.arrays.iter_mut().find(|hosted| hosted.export == export) {
+            Some(hosted) => hosted.lu.submit(request),
+            None => {
+                let (offset, len) = request.op.extent();
+                let error = IoError::new(ErrorKind::Gone, request.op.kind(), offset, len);
+                self.refused.push(Completion::refused(request.tag, request.op, error));
+            }
+        }
+    }
+
+    fn reap(&mut self, done: &mut Vec<Completion>) {
+        done.append(&mut self.refused);
+        for hosted in &mut self.arrays {
+            hosted.lu.reap(done);
+        }
+        self.stale = true;
+        self.tell_events();
+        if self.clock.now() >= self.publish_at {
+            self.publish();
+        }
+    }
+
+    fn wake_at(&self) -> Option<Time> {
+        let refused = (!self.refused.is_empty()).then_some(Time::ZERO);
+        let publish = self.stale.then_some(self.publish_at);
+        self.arrays.iter().filter_map(|hosted| hosted.lu.wake_at()).chain(refused).chain(publish).min()
+    }
+
+    fn begin_stop(&mut self) {
+        for hosted in &mut self.arrays {
+            hosted.lu.dev_mut().stop();
+        }
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.arrays.iter().all(|hosted| hosted.lu.dev().is_stopped())
+    }
+}
+
+impl Drop for House {
+    /// The last events, of stopping, are told as well.
+    fn drop(&mut self) {
+        self.publish();
+    }
+}

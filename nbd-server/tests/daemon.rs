@@ -1,0 +1,261 @@
+//! The daemon behind `raidctl serve` and `raidctl demo`, through its control socket and its signals.
+#![cfg(feature = "cli")]
+#![allow(clippy::unwrap_used)] // helpers of tests are tests
+
+use serde_json::Value;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+const RAIDCTL: &str = env!("CARGO_BIN_EXE_raidctl");
+
+/// A folder with disks in it.
+struct Folder(tempfile::TempDir);
+
+impl Folder {
+    fn new(disks: &[&str]) -> Folder {
+        let folder = Folder(tempfile::tempdir().unwrap());
+        disks.iter().for_each(|disk| folder.disk(disk, 16));
+        folder
+    }
+
+    fn disk(&self, name: &str, mib: u64) {
+        std::fs::File::create_new(self.path(name)).unwrap().set_len(mib << 20).unwrap();
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// A command in this folder, whose daemon is the one of this folder.
+    fn raidctl(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(RAIDCTL);
+        command.args(words).current_dir(self.0.path()).env_remove("RUST_LOG");
+        command.env("RAIDCTL_CONTROL", self.path("control.sock"));
+        command
+    }
+
+    fn run(&self, words: &[&str]) -> Output {
+        self.raidctl(words).output().unwrap()
+    }
+
+    #[track_caller]
+    fn done(&self, words: &[&str]) -> String {
+        let output = self.run(words);
+        assert_eq!(output.status.code(), Some(0), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    #[track_caller]
+    fn refused(&self, words: &[&str], parts: &[&str]) {
+        let output = self.run(words);
+        let message = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{words:?}: {message}");
+        for part in parts {
+            assert!(message.contains(part), "{words:?}: {part:?} is not in: {message}");
+        }
+    }
+
+    fn status(&self) -> Value {
+        serde_json::from_str(&self.done(&["status", "--json"])).unwrap()
+    }
+
+    /// A mirror `v` of `a` and `b`, served.
+    fn with_mirror() -> (Folder, Daemon) {
+        let folder = Folder::new(&["a", "b", "c"]);
+        folder.done(&["create", "v", "--level", "1", "--assume-clean", "a", "b"]);
+        let daemon = folder.serve(&["serve", "--listen", "unix:nbd.sock", "a", "b"]);
+        (folder, daemon)
+    }
+
+    /// Starts a daemon and waits for the first line that it prints: then it serves.
+    fn serve(&self, words: &[&str]) -> Daemon {
+        let mut command = self.raidctl(words);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut out = BufReader::new(child.stdout.take().unwrap());
+        let mut first = String::new();
+        if out.read_line(&mut first).unwrap() == 0 {
+            panic!("{words:?} ended: {}", String::from_utf8_lossy(&child.wait_with_output().unwrap().stderr));
+        }
+        Daemon { child, out, first }
+    }
+}
+
+struct Daemon {
+    child: Child,
+    out: BufReader<std::process::ChildStdout>,
+    /// The first line that it printed.
+    first: String,
+}
+
+impl Daemon {
+    fn signal(&self, signal: rustix::process::Signal) {
+        rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// The exit status, the rest of what it printed, and its log.
+    fn end(mut self) -> (Option<i32>, String, String) {
+        let (mut out, mut log) = (String::new(), String::new());
+        self.out.read_to_string(&mut out).unwrap();
+        self.child.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+        (self.child.wait().unwrap().code(), out, log)
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            self.child.kill().unwrap();
+            self.child.wait().unwrap();
+        }
+    }
+}
+
+fn absolute(folder: &Folder, name: &str) -> String {
+    folder.path(name).to_str().unwrap().to_string()
+}
+
+#[test]
+fn serve_says_where_and_stops_cleanly_without_leaving_sockets() {
+    let (folder, daemon) = Folder::with_mirror();
+    assert_eq!(daemon.first.trim(), format!("v nbd+unix:///v?socket={}", absolute(&folder, "nbd.sock")));
+    let mode = std::fs::metadata(folder.path("control.sock")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600, "only this user may control the daemon");
+    daemon.signal(rustix::process::Signal::TERM);
+    let (status, _, log) = daemon.end();
+    assert_eq!(status, Some(0), "{log}");
+    assert!(log.contains("Stopped"), "{log}");
+    assert!(!Path::exists(&folder.path("control.sock")) && !Path::exists(&folder.path("nbd.sock")));
+    let examined: Value = serde_json::from_str(&folder.done(&["examine", "a", "--json"])).unwrap();
+    assert_eq!(examined["array"]["clean"], true);
+}
+
+#[test]
+fn a_second_daemon_at_the_same_control_socket_is_refused() {
+    let (folder, daemon) = Folder::with_mirror();
+    folder.refused(&["serve", "--listen", "unix:other.sock", "c"], &["control.sock", "a running daemon"]);
+    assert_eq!(folder.status()["arrays"][0]["name"], "v");
+    drop(daemon);
+    // What the killed one left behind is replaced.
+    folder.serve(&["serve", "--listen", "unix:nbd.sock", "a", "b"]);
+}
+
+#[test]
+fn what_cannot_be_done_to_a_member_is_refused_with_the_remedy() {
+    let (folder, _daemon) = Folder::with_mirror();
+    let a = absolute(&folder, "a");
+    folder.refused(&["status", "w"], &["no array w", "serves v"]);
+    folder.refused(&["fail", "w", "a"], &["no array w"]);
+    folder.refused(&["fail", "v", "c"], &[&absolute(&folder, "c"), "not a member"]);
+    folder.refused(&["remove", "v", "a"], &[&a, "fail it first"]);
+    folder.refused(&["add", "v", "a"], &[&a, "member of v already"]);
+    folder.refused(&["add", "v", "nothing"], &["nothing: does not exist"]);
+    let told = folder.done(&["fail", "v", "a"]);
+    assert_eq!(told.trim(), format!("{a} is faulty; v is degraded"));
+    folder.refused(&["fail", "v", "a"], &["faulty already", "raidctl remove v"]);
+    folder.refused(&["add", "v", "a"], &["faulty member", "raidctl remove v"]);
+    folder.refused(&["fail", "v", "b"], &["cannot do without", "add another device"]);
+}
+
+#[test]
+fn a_member_is_known_by_any_name_of_its_disk() {
+    let (folder, _daemon) = Folder::with_mirror();
+    std::os::unix::fs::symlink(folder.path("a"), folder.path("by-id")).unwrap();
+    folder.refused(&["add", "v", "by-id"], &["member of v already"]);
+    folder.done(&["fail", "v", "by-id"]);
+    assert_eq!(folder.status()["arrays"][0]["members"][0]["state"], "faulty");
+}
+
+#[test]
+fn a_removed_member_comes_back_without_force_and_a_stranger_does_not() {
+    let (folder, _daemon) = Folder::with_mirror();
+    folder.disk("x", 16);
+    folder.disk("y", 16);
+    folder.done(&["create", "w", "--level", "1", "x", "y"]);
+    folder.done(&["fail", "v", "a"]);
+    folder.done(&["remove", "v", "a"]);
+    folder.refused(&["add", "v", "x"], &["member of array w", "--force"]);
+    let told = folder.done(&["add", "v", "a"]);
+    assert!(told.contains("rebuilt on") && told.contains("--watch"), "{told}");
+}
+
+#[test]
+fn stop_lets_go_of_the_devices_while_the_daemon_goes_on() {
+    let (folder, _daemon) = Folder::with_mirror();
+    folder.refused(&["create", "n", "--level", "1", "--force", "a", "b"], &["in use"]);
+    assert_eq!(folder.done(&["stop", "v"]).trim(), "v is stopped");
+    folder.refused(&["stop", "v"], &["no array v"]);
+    assert_eq!(folder.status()["arrays"], Value::Array(Vec::new()));
+    assert_eq!(folder.done(&["status"]).trim(), "no arrays");
+    folder.done(&["create", "n", "--level", "1", "--force", "a", "b"]);
+}
+
+#[test]
+fn followers_see_what_happens_and_end_with_the_daemon() {
+    let (folder, daemon) = Folder::with_mirror();
+    let mut follow = folder.raidctl(&["events", "--follow", "--json"]);
+    let mut follow = follow.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(follow.stdout.take().unwrap()).lines();
+    let mut next = || serde_json::from_str::<Value>(&lines.next().unwrap().unwrap()).unwrap();
+    assert_eq!(next()["event"], "NewArray");
+    folder.done(&["fail", "v", "b"]);
+    let failed = next();
+    assert_eq!((&failed["event"], &failed["array"]), (&"Fail".into(), &"v".into()));
+    assert_eq!(failed["device"], absolute(&folder, "b"));
+    let degraded = next();
+    assert_eq!((&degraded["event"], &degraded["severity"]), (&"DegradedArray".into(), &"critical".into()));
+
+    let watch = folder.raidctl(&["status", "--watch", "--json"]).stdout(Stdio::piped()).spawn().unwrap();
+    daemon.signal(rustix::process::Signal::INT);
+    assert_eq!(daemon.end().0, Some(0));
+    assert_eq!(next()["event"], "Stopped");
+    assert_eq!(follow.wait().unwrap().code(), Some(0));
+    assert_eq!(watch.wait_with_output().unwrap().status.code(), Some(0));
+}
+
+#[test]
+fn the_control_socket_survives_what_is_no_request() {
+    let (folder, _daemon) = Folder::with_mirror();
+    for garbage in [&b"hello\n"[..], b"{\"op\":\"fail\"}\n", b"\0\0\0\n", b"{\"op\":\"status\",\"x\":1}\n"] {
+        let mut stream = UnixStream::connect(folder.path("control.sock")).unwrap();
+        stream.write_all(garbage).unwrap();
+        let mut answer = String::new();
+        BufReader::new(stream).read_line(&mut answer).unwrap();
+        assert!(answer.starts_with("{\"error\":"), "{answer}");
+    }
+    assert_eq!(folder.status()["arrays"][0]["state"], "clean");
+}
+
+#[test]
+fn devices_that_are_of_no_use_are_named_and_the_rest_is_served() {
+    let folder = Folder::new(&["a", "b", "c", "blank"]);
+    folder.done(&["create", "v", "--level", "5", "--assume-clean", "a", "b", "c"]);
+    let daemon = folder.serve(&["serve", "--listen", "unix:nbd.sock", "a", "b", "blank", "nothing"]);
+    assert_eq!(folder.status()["arrays"][0]["state"], "degraded");
+    daemon.signal(rustix::process::Signal::TERM);
+    let (status, _, log) = daemon.end();
+    assert_eq!(status, Some(0));
+    for part in ["/blank: no superblock", "/nothing: does not exist", "slot 2", "NEXT FAILURE LOSES DATA"] {
+        assert!(log.contains(part), "{part:?} is not in: {log}");
+    }
+    folder.refused(&["serve", "--listen", "unix:nbd.sock", "a"], &["2 of 3 slots", "slot 1", "slot 2"]);
+    folder.refused(&["serve", "--listen", "unix:nbd.sock", "blank"], &["/blank: no superblock"]);
+}
+
+#[test]
+fn a_demo_whose_port_is_taken_serves_on_its_unix_socket() {
+    let folder = Folder::new(&[]);
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().to_string();
+    let daemon = folder.serve(&["demo", "--dir", "demo", "--size", "16M", "--tcp", &port]);
+    assert!(daemon.first.contains("new, empty"), "{}", daemon.first);
+    daemon.signal(rustix::process::Signal::INT);
+    let (status, told, log) = daemon.end();
+    assert_eq!(status, Some(0), "{log}");
+    assert!(log.contains(&port) && log.contains("unix socket only"), "{log}");
+    assert!(told.contains("nbd+unix:///demo") && !told.contains("nbd://"), "{told}");
+    let daemon = folder.serve(&["demo", "--dir", "demo", "--tcp", "127.0.0.1:0"]);
+    assert!(daemon.first.contains("found again"), "{}", daemon.first);
+}
