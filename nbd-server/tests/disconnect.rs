@@ -1,5 +1,7 @@
 //! A client that vanishes at every byte of a conversation. Alone in its process: it counts descriptors.
 
+#![allow(clippy::unwrap_used)] // a test may unwrap
+
 mod common;
 
 use common::{Server, hello, request};

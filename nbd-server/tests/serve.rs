@@ -1,5 +1,7 @@
 //! A server on a unix socket, end to end, by a raw client.
 
+#![allow(clippy::unwrap_used)] // a test may unwrap
+
 mod common;
 
 use common::{Client, PATIENCE, Server, option, request};
