@@ -99,13 +99,11 @@ impl Daemon {
         self.reactor.join();
         self.control.stop();
         self.herald.finish();
-        match describe(&report) {
-            None => {
-                tracing::info!("stopped");
-                Ok(())
-            }
-            Some(trouble) => Err(Failure::new(trouble)),
+        if let Some(trouble) = describe(&report).or_else(|| self.herald.unclean()) {
+            return Err(Failure::new(trouble));
         }
+        tracing::info!("stopped");
+        Ok(())
     }
 }
 
@@ -275,6 +273,14 @@ impl Herald {
             })
             .context("cannot start the thread that logs events")?;
         Ok(Herald { window, thread: Some(thread) })
+    }
+
+    /// The array that was not marked clean when it was stopped, as a sentence.
+    fn unclean(&self) -> Option<String> {
+        let events = self.window.events.after(0);
+        let unclean =
+            events.iter().find(|event| event.event == "Stopped" && event.severity == Severity::Critical)?;
+        Some(format!("{}: {}", unclean.array, unclean.message))
     }
 
     /// Logs what is left and ends.

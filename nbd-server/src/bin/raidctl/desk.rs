@@ -140,7 +140,7 @@ impl FrontDesk {
             drop(host.remove_export(export));
             Ok(export)
         })??;
-        let clients_gone = self.wait(move |host| host.connections_of(export) == 0)?;
+        let clients_gone = self.wait(move |host| (host.connections_of(export) == 0).then_some(()))?.is_some();
         let name = array.to_string();
         self.call(move |host| {
             if let Some((_, array)) = host.engine_mut().array_mut(&name) {
@@ -148,29 +148,39 @@ impl FrontDesk {
             }
         })?;
         let name = array.to_string();
-        if !self.wait(move |host| host.engine_mut().let_go(&name))? {
-            return Err(Failure::new(format!(
-                "{array} takes longer than {} s to stop: a member may hang; see raidctl status and dmesg",
-                STOP_LIMIT.as_secs()
-            )));
+        match self.wait(move |host| host.engine_mut().let_go(&name))? {
+            None => {
+                return Err(Failure::new(format!(
+                    "{array} takes longer than {} s to stop: a member may hang; see raidctl status and dmesg",
+                    STOP_LIMIT.as_secs()
+                )));
+            }
+            Some(false) => {
+                return Err(Failure::new(format!(
+                    "{array} is stopped, but had failed and could not be marked clean: see raidctl events before \
+                     you serve it again"
+                )));
+            }
+            Some(true) => {}
         }
         let note = if clients_gone { "" } else { "; clients that did not finish were cut off" };
         Ok(format!("{array} is stopped{note}"))
     }
 
-    /// Looks again and again whether `done`; false if that is not so within [`STOP_LIMIT`].
-    fn wait<F>(&self, done: F) -> Outcome<bool>
+    /// Looks again and again until there is an answer; `None` if there is none within [`STOP_LIMIT`].
+    fn wait<R, F>(&self, look: F) -> Outcome<Option<R>>
     where
-        F: Fn(&mut Host<House>) -> bool + Clone + Send + 'static,
+        R: Send + 'static,
+        F: Fn(&mut Host<House>) -> Option<R> + Clone + Send + 'static,
     {
         let begun = Instant::now();
         while begun.elapsed() < STOP_LIMIT {
-            if self.call(done.clone())? {
-                return Ok(true);
+            if let Some(answer) = self.call(look.clone())? {
+                return Ok(Some(answer));
             }
             std::thread::sleep(LOOK_INTERVAL);
         }
-        Ok(false)
+        Ok(None)
     }
 
     /// Does something to an array and publishes the result.

@@ -4,7 +4,8 @@
 //! most every [`PUBLISH_INTERVAL`] and once more before it falls idle, so that `status` never waits for a disk.
 //! It never logs and never blocks; who follows the events logs them.
 
-use crate::events::EventLog;
+use crate::events::{EventLog, Severity};
+use crate::moderation::Moderation;
 use crate::report::{self, StatusReport};
 use nbd_server::engine::Engine;
 use nbd_server::export::{Export, ExportId};
@@ -46,6 +47,8 @@ struct Hosted {
     name: String,
     /// It checks what clients ask for down to the byte, so the array needs no further wrapper.
     lu: Lu<Array>,
+    /// How many corrected read errors were told of.
+    corrected: Moderation,
 }
 
 impl House {
@@ -66,7 +69,12 @@ impl House {
     pub fn take_in(&mut self, array: Array, slab: &Slab) {
         let export = ExportId(self.next_export);
         self.next_export += 1;
-        self.arrays.push(Hosted { export, name: array.name(), lu: Lu::new(array, slab) });
+        self.arrays.push(Hosted {
+            export,
+            name: array.name(),
+            lu: Lu::new(array, slab),
+            corrected: Moderation::default(),
+        });
     }
 
     /// True if there is an array of this name.
@@ -93,16 +101,19 @@ impl House {
         Some((hosted.export, hosted.lu.dev_mut()))
     }
 
-    /// Lets go of an array that is stopped, and closes its devices. False if it is not stopped yet.
-    pub fn let_go(&mut self, name: &str) -> bool {
-        let Some(at) = self.arrays.iter().position(|hosted| hosted.name == name) else { return true };
-        if !self.arrays[at].lu.dev().is_stopped() {
-            return false;
+    /// Lets go of an array that is stopped, and closes its devices. `None` if it is not stopped yet; otherwise
+    /// whether its superblocks are marked clean.
+    pub fn let_go(&mut self, name: &str) -> Option<bool> {
+        let Some(at) = self.arrays.iter().position(|hosted| hosted.name == name) else { return Some(true) };
+        let array = self.arrays[at].lu.dev();
+        if !array.is_stopped() {
+            return None;
         }
+        let clean = !array.has_failed();
         self.tell_events();
         self.arrays.remove(at);
         self.publish();
-        true
+        Some(clean)
     }
 
     /// Publishes the status as it is now.
@@ -115,16 +126,18 @@ impl House {
     }
 
     fn tell_events(&mut self) {
-        for hosted in &mut self.arrays {
-            for event in hosted.lu.dev_mut().take_events() {
-                let device = device_of(&event);
-                self.window.events.push(
-                    event.severity().into(),
-                    event.name(),
-                    &hosted.name,
-                    device,
-                    &event.to_string(),
-                );
+        let now = self.clock.now();
+        for Hosted { name, lu, corrected, .. } in &mut self.arrays {
+            if let Some(more) = corrected.sum_up(now) {
+                let message = format!("{more} more blocks could not be read, were rebuilt and written back");
+                self.window.events.push(Severity::Warning, "ReadErrorCorrected", name, None, &message);
+            }
+            for event in lu.dev_mut().take_events() {
+                if matches!(event, Event::ReadErrorCorrected { .. }) && !corrected.admit(now) {
+                    continue;
+                }
+                let severity = event.severity().into();
+                self.window.events.push(severity, event.name(), name, device_of(&event), &event.to_string());
             }
         }
     }
@@ -172,7 +185,8 @@ impl Engine for House {
     fn wake_at(&self) -> Option<Time> {
         let refused = (!self.refused.is_empty()).then_some(Time::ZERO);
         let publish = self.stale.then_some(self.publish_at);
-        self.arrays.iter().filter_map(|hosted| hosted.lu.wake_at()).chain(refused).chain(publish).min()
+        let arrays = self.arrays.iter().flat_map(|hosted| [hosted.lu.wake_at(), hosted.corrected.wake_at()]);
+        arrays.chain([refused, publish]).flatten().min()
     }
 
     fn begin_stop(&mut self) {

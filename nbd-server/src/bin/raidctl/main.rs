@@ -15,6 +15,7 @@ mod events;
 mod failure;
 mod house;
 mod listen;
+mod moderation;
 mod output;
 mod report;
 mod signals;

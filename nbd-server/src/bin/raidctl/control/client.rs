@@ -69,13 +69,15 @@ impl Client {
             _ => WORK_PATIENCE,
         };
         self.reader.get_ref().set_read_timeout(Some(patience)).context(self.path.display())?;
-        self.send(request)?;
-        match self.receive()? {
-            Some(Reply::Error(sentence)) => Err(Failure::new(sentence)),
-            Some(reply) => Ok(reply),
-            None => {
+        // A daemon that refuses the connection says why before it hears what is asked: listen first, then complain.
+        let sent = self.send(request);
+        match self.receive() {
+            Ok(Some(Reply::Error(sentence))) => Err(Failure::new(sentence)),
+            Ok(Some(reply)) => Ok(reply),
+            Ok(None) => {
                 Err(Failure::new(format!("the daemon at {} stopped before it answered", self.path.display())))
             }
+            Err(failure) => sent.and(Err(failure)),
         }
     }
 
@@ -214,10 +216,11 @@ mod tests {
             client.status(None).unwrap();
         }
         let mut extra = daemon.client();
-        assert!(extra.status(None).unwrap_err().sentence().unwrap().contains("too many"));
+        let error = extra.status(None).unwrap_err();
+        assert!(error.sentence().unwrap().contains("too many"), "{error}");
         drop(clients);
-        let room = (0..1000).any(|_| {
-            std::thread::yield_now();
+        let room = (0..3000).any(|_| {
+            std::thread::sleep(std::time::Duration::from_millis(10));
             daemon.client().status(None).is_ok()
         });
         assert!(room);
