@@ -60,6 +60,9 @@ pub const PIECE_BYTES: usize = 64 << 10;
 /// that an array has time to do without the member.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(120);
 
+/// How long a client may hold memory without taking or giving a byte while others wait for memory.
+pub const STALL_TIMEOUT: Duration = Duration::from_secs(120);
+
 /// How long a control call waits for the reactor.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 

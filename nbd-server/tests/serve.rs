@@ -287,6 +287,25 @@ fn a_client_that_never_reads_stops_only_itself() {
 }
 
 #[test]
+fn a_client_that_holds_memory_others_wait_for_is_cut_in_the_end() {
+    let stall_timeout = std::time::Duration::from_millis(50);
+    let config = ReactorConfig { stall_timeout, ..ReactorConfig::small() };
+    let server = Server::with(config, RamDisk::new(SIZE));
+    let mut deaf = server.connect(true);
+    (0..2).for_each(|cookie| deaf.send(&request(0, READ, cookie, 0, 1 << 20)));
+    let mut stuck = server.connect(true);
+    stuck.send(&[&request(0, WRITE, 1, 0, 2 << 20)[..], b"and no more"].concat());
+    // Nobody is cut while there is memory for everybody: both are still there after this.
+    server.wait_for("memory to be held", |host| {
+        host.connections().len() == 2 && host.connections().iter().all(|c| c.held_bytes > 0)
+    });
+    let mut other = server.connect(false);
+    assert_eq!(other.read(0, 2 << 20).len(), 2 << 20);
+    drop((deaf, stuck, other));
+    server.wait_until_idle();
+}
+
+#[test]
 fn a_withdrawn_export_answers_what_it_has_and_closes() {
     let server = Server::start(RamDisk::new(SIZE));
     let mut client = server.connect(false);

@@ -46,6 +46,9 @@ pub(crate) struct Context<'a> {
     pub(crate) generation: &'a mut u32,
     /// Set when something was submitted: the engine must be reaped to have it started.
     pub(crate) submitted: bool,
+    /// Set when a request found no memory.
+    pub(crate) starved: bool,
+    pub(crate) now: Time,
 }
 
 impl Context<'_> {
@@ -85,6 +88,8 @@ pub(crate) struct Conn {
     outbox: Outbox,
     closing: bool,
     dead: bool,
+    /// When its socket last did something.
+    last_event: Time,
 }
 
 #[derive(Debug)]
@@ -111,7 +116,7 @@ enum Receiving {
 
 impl Conn {
     /// A connection that was just accepted; the greeting is queued.
-    pub(crate) fn new(fd: SharedFd, peer: String) -> Conn {
+    pub(crate) fn new(fd: SharedFd, peer: String, now: Time) -> Conn {
         let mut outbox = Outbox::default();
         outbox.push_bytes(&Handshake::greeting());
         Conn {
@@ -124,11 +129,13 @@ impl Conn {
             outbox,
             closing: false,
             dead: false,
+            last_event: now,
         }
     }
 
     /// The end of a receive or a send.
     pub(crate) fn on_event(&mut self, event: Event, ctx: &mut Context<'_>) {
+        self.last_event = ctx.now;
         if event.token & 1 == SocketOp::Send as u64 {
             self.outbox.sent(match event.memory {
                 EventMemory::Parts(parts) => parts,
@@ -242,6 +249,13 @@ impl Conn {
     pub(crate) fn is_stalled(&self) -> bool {
         let parked = matches!(&self.phase, Phase::Session(session) if session.is_parked());
         !self.closing && !self.dead && (parked || self.input.is_some() || self.wants_receive())
+    }
+
+    /// If memory waits for the client, to take a reply or to send the rest of a payload: since when at the latest.
+    pub(crate) fn holds_memory_since(&self) -> Option<Time> {
+        let Phase::Session(session) = &self.phase else { return None };
+        let on_client = self.outbox.is_sending() || session.payload_left() > 0;
+        (on_client && session.held_bytes() > 0 && !self.dead).then_some(self.last_event)
     }
 
     /// True until an export is chosen.

@@ -250,9 +250,12 @@ impl Session {
         self.export.in_flight.get() >= self.export.queue_depth
     }
 
-    fn memory(&self, len: u32, ctx: &Context<'_>) -> Option<(BufList, Charge)> {
-        let charge = self.budget.charge(len)?;
-        Some((pieces(ctx.slab, len as usize).ok()?, charge))
+    /// Memory for a payload. Want of it is noted: then clients that hold memory for nothing have to go.
+    fn memory(&self, len: u32, ctx: &mut Context<'_>) -> Option<(BufList, Charge)> {
+        let charge = self.budget.charge(len);
+        let memory = charge.and_then(|charge| Some((pieces(ctx.slab, len as usize).ok()?, charge)));
+        ctx.starved |= memory.is_none();
+        memory
     }
 
     /// Submits the write whose payload is complete, if there is one; false if the device has no room for it.

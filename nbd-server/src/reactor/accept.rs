@@ -111,7 +111,7 @@ pub(super) fn on_event<E: Engine>(host: &mut Host<E>, event: Event) {
     match welcome(fd, tcp) {
         Ok((fd, peer)) => {
             tracing::debug!(%peer, "client connected");
-            host.insert(Conn::new(fd, peer));
+            host.insert(Conn::new(fd, peer, now));
         }
         Err(error) => tracing::debug!(%error, "client was gone before it was accepted"),
     }

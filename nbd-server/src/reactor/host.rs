@@ -82,6 +82,9 @@ pub struct Host<E> {
     max_request_bytes: u64,
     /// Something was submitted since the engine was reaped.
     pub(super) submitted: bool,
+    /// In this turn, a request found no memory, of a client that holds none for nothing.
+    pub(super) starved: bool,
+    stall_timeout: Duration,
 }
 
 struct Place {
@@ -106,8 +109,8 @@ pub(super) fn check(config: &ReactorConfig) -> Result<(), SpawnError> {
         );
         return Err(SpawnError::Config(why));
     }
-    if config.name.contains('\0') || config.request_timeout.is_zero() {
-        return Err(SpawnError::Config("name or request_timeout is not usable".to_owned()));
+    if config.name.contains('\0') || config.request_timeout.is_zero() || config.stall_timeout.is_zero() {
+        return Err(SpawnError::Config("name or a timeout is not usable".to_owned()));
     }
     Ok(())
 }
@@ -273,6 +276,27 @@ impl<E> Host<E> {
         }
     }
 
+    /// While requests find no memory, the clients that hold some without moving have a limit. When it is up for
+    /// the next of them; `None` if nobody waits for memory or nobody holds any.
+    pub(super) fn next_stall(&self) -> Option<Time> {
+        let since = self.places.iter().flatten().filter_map(|place| place.conn.holds_memory_since());
+        if self.starved { since.min().map(|since| since + self.stall_timeout) } else { None }
+    }
+
+    /// Cuts clients that have held memory for too long while others wait for it.
+    pub(super) fn cut_stalled(&mut self, now: Time) {
+        if self.next_stall().is_none_or(|at| at > now) {
+            return;
+        }
+        for index in 0..self.places.len() as u16 {
+            let since = self.conn(index).and_then(Conn::holds_memory_since);
+            if since.is_some_and(|since| since + self.stall_timeout <= now) {
+                tracing::warn!(index, "client holds memory and does not move: it is cut, for others need it");
+                self.change(index, Conn::kill);
+            }
+        }
+    }
+
     /// Frees the place of a connection that is gone.
     pub(super) fn remove_if_gone(&mut self, index: u16) -> bool {
         let gone = self.conn(index).is_some_and(Conn::is_gone);
@@ -315,6 +339,8 @@ impl<E: Engine> Host<E> {
             request_timeout: config.request_timeout,
             max_request_bytes,
             submitted: false,
+            starved: false,
+            stall_timeout: config.stall_timeout,
         }
     }
 
@@ -335,9 +361,13 @@ impl<E: Engine> Host<E> {
             deadline: self.io.clock.now() + self.request_timeout,
             generation: &mut self.generation,
             submitted: false,
+            starved: false,
+            now: self.io.clock.now(),
         };
         act(&mut place.conn, &mut context);
         self.submitted |= context.submitted;
+        // A client that does not take its own replies starves nobody but itself.
+        self.starved |= context.starved && place.conn.holds_memory_since().is_none();
         true
     }
 }

@@ -28,7 +28,7 @@ pub use host::{ConnectionId, ConnectionInfo, Host, HostError, ListenerId};
 pub use stop::StopReport;
 
 use crate::engine::Engine;
-use crate::limits::{CALL_TIMEOUT, DEFAULT_CONNECTIONS, REQUEST_TIMEOUT};
+use crate::limits::{CALL_TIMEOUT, DEFAULT_CONNECTIONS, REQUEST_TIMEOUT, STALL_TIMEOUT};
 use mailbox::{Mail, Mailbox};
 use raidcore::buf::{Slab, SlabConfig};
 use raidcore::time::Clock;
@@ -50,6 +50,8 @@ pub struct ReactorConfig {
     pub max_connections: usize,
     /// How long a device may take for a request.
     pub request_timeout: Duration,
+    /// How long a client may hold memory without taking or giving a byte while others wait for memory.
+    pub stall_timeout: Duration,
 }
 
 impl ReactorConfig {
@@ -61,6 +63,7 @@ impl ReactorConfig {
             slab: SlabConfig::server(),
             max_connections: DEFAULT_CONNECTIONS,
             request_timeout: REQUEST_TIMEOUT,
+            stall_timeout: STALL_TIMEOUT,
         }
     }
 

@@ -22,6 +22,7 @@ pub(super) fn run<E: Engine>(host: &mut Host<E>, mailbox: &Mailbox<E>) {
             tracing::error!(%error, "the ring is broken: the reactor ends");
             return;
         }
+        host.starved = false;
         while let Some(event) = host.port.next() {
             match event.token {
                 token if accept::is_of_listener(token) => accept::on_event(host, event),
@@ -36,6 +37,7 @@ pub(super) fn run<E: Engine>(host: &mut Host<E>, mailbox: &Mailbox<E>) {
         drive_devices(host, &mut done);
         let now = host.io.clock.now();
         host.end_late_handshakes(now);
+        host.cut_stalled(now);
         settle(host);
         // After settling, which may have seen the last connection off.
         stop::advance(host, now);
@@ -53,6 +55,7 @@ fn wake_at<E: Engine>(host: &Host<E>) -> Option<Time> {
         host.next_handshake_deadline(),
         host.accepting.wake_at(now),
         host.stopping.wake_at(),
+        host.next_stall(),
     ];
     times.into_iter().flatten().min()
 }
