@@ -4,11 +4,10 @@
 //! Threads: the reactor, which owns devices, arrays and connections and never waits for anybody; the control threads
 //! and the herald, which logs events; and the caller's, which waits for a signal. They share the [`Window`].
 
-use crate::afterlife::{LOOK_AGAIN, patience_with_lock};
 use crate::control::server::ControlServer;
 use crate::control::socket::OwnedSocket;
 use crate::desk::FrontDesk;
-use crate::devices::{Bench, Disk, refuse_twins};
+use crate::devices::{Bench, refuse_twins};
 use crate::events::{EventRecord, Severity};
 use crate::failure::{Context, Failure, Outcome};
 use crate::house::{House, Window};
@@ -19,7 +18,7 @@ use nbd_server::reactor::{CallError, Io, Reactor, ReactorConfig, StopReport};
 use raidcore::array::{Array, ArrayOptions};
 use raidcore::dev::BlockDev;
 use raidcore::meta::{self, Assembly, Found, LeftOutReason, LoadError};
-use raidcore::uring::{File, OpenError, OpenHow};
+use raidcore::uring::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -193,21 +192,9 @@ fn nothing_to_serve(troubles: &[String]) -> Failure {
     }
 }
 
-/// Claims a device. What a daemon that was killed still holds is waited for, counted from `begun`.
-fn claim(bench: &Bench, path: &Path, begun: Instant) -> Outcome<Disk> {
-    loop {
-        match File::open(path, bench.ring(), OpenHow::MEMBER) {
-            Err(OpenError::Busy { .. }) if begun.elapsed() < patience_with_lock(path) => {
-                std::thread::sleep(LOOK_AGAIN);
-            }
-            opened => return Ok(bench.disk(opened.map_err(Failure::new)?)),
-        }
-    }
-}
-
 /// Claims a device and reads its superblock; mends a bad copy of it.
 fn look_at(bench: &Bench, path: &Path, begun: Instant) -> Outcome<(Found, File)> {
-    let mut disk = claim(bench, path, begun)?;
+    let mut disk = bench.claim(path, begun)?;
     let name = path.display().to_string();
     let mut loaded =
         meta::load(&mut disk).map_err(|error| match (&error, meta::foreign_signature(&mut disk)) {

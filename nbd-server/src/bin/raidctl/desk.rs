@@ -14,13 +14,15 @@ use nbd_server::export::ExportId;
 use nbd_server::reactor::{CallError, Host, ReactorHandle};
 use raidcore::array::{AdminError, Array};
 use raidcore::meta::{self, Relation};
-use raidcore::uring::{File, OpenHow, identify};
+use raidcore::uring::{File, OpenError, OpenHow, identify};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How long `stop` waits for the array's clients and members.
 const STOP_LIMIT: Duration = Duration::from_secs(60);
+/// How long `add` waits for the kernel to let go of a device that was in use until now.
+const LET_GO: Duration = Duration::from_secs(2);
 /// How long `add` waits to see whether a rebuild begins, so that it can say so.
 const REBUILD_LIMIT: Duration = Duration::from_secs(1);
 /// How often a wait looks.
@@ -101,16 +103,26 @@ impl FrontDesk {
             }));
         }
         look_over(Path::new(device), &report, force)?;
+        let begun = Instant::now();
+        while !self.claim_and_add(array, device, begun.elapsed() < LET_GO)? {
+            std::thread::sleep(LOOK_INTERVAL);
+        }
+        self.tell_add(array, device)
+    }
+
+    /// False if the device is in use and that is `tolerable` for now.
+    fn claim_and_add(&self, array: &str, device: &str, tolerable: bool) -> Outcome<bool> {
         let (name, path) = (array.to_string(), device.to_string());
         self.call(move |host| {
-            // Looked over and let go a moment ago; whoever took it meanwhile is noticed here.
-            let file = File::open(Path::new(&path), host.ring(), OpenHow::MEMBER).map_err(Failure::new)?;
+            let file = match File::open(Path::new(&path), host.ring(), OpenHow::MEMBER) {
+                Err(OpenError::Busy { .. }) if tolerable => return Ok(false),
+                opened => opened.map_err(Failure::new)?,
+            };
             let (_, array) = host.engine_mut().array_mut(&name).ok_or_else(|| gone(&name))?;
             array.add(path, Box::new(file)).map_err(Failure::new)?;
             host.engine_mut().publish();
-            Ok(())
-        })??;
-        self.tell_add(array, device)
+            Ok(true)
+        })?
     }
 
     /// What became of a device that was added: it waits, or it is being filled.
@@ -243,11 +255,11 @@ fn member_name(array: &ArrayReport, device: &str) -> String {
     device.to_string()
 }
 
-/// Claims a device for a moment and makes sure that nothing on it is lost by adding it: it is blank, or it was a
-/// member of this array that slept and has nothing that the array has not.
+/// Makes sure that nothing on a device is lost by adding it: it is blank, or it was a member of this array that slept
+/// and has nothing that the array has not. It is not claimed yet: the claim of a ring outlives the ring for a moment.
 fn look_over(path: &Path, array: &ArrayReport, force: bool) -> Outcome<()> {
     let bench = Bench::new()?;
-    let mut disk = bench.open(path, OpenHow::MEMBER)?;
+    let mut disk = bench.open(path, OpenHow::EXAMINE)?;
     if force || has_slept(&bench, &mut disk, array) {
         return Ok(());
     }

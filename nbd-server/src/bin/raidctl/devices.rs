@@ -3,13 +3,15 @@
 //! Used by the commands that work without a daemon, and by the daemon before arrays run. Nothing here decides what
 //! an array is; it opens, looks and names what it finds.
 
+use crate::afterlife::{LOOK_AGAIN, patience_with_lock};
 use crate::failure::{Context, Failure, Outcome};
 use raidcore::blocking::{Blocking, RingDriver};
 use raidcore::buf::{Slab, SlabConfig};
 use raidcore::meta;
 use raidcore::time::Clock;
-use raidcore::uring::{DeviceId, File, OpenHow, Ring, RingConfig, identify};
+use raidcore::uring::{DeviceId, File, OpenError, OpenHow, Ring, RingConfig, identify};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 /// A ring, its clock and its memory.
 pub struct Bench {
@@ -40,9 +42,16 @@ impl Bench {
         Ok(self.disk(File::open(path, &self.ring, how).map_err(Failure::new)?))
     }
 
-    /// The ring.
-    pub fn ring(&self) -> &Ring {
-        &self.ring
+    /// Claims a device. What a process that has ended still holds is waited for, counted from `begun`.
+    pub fn claim(&self, path: &Path, begun: Instant) -> Outcome<Disk> {
+        loop {
+            match File::open(path, &self.ring, OpenHow::MEMBER) {
+                Err(OpenError::Busy { .. }) if begun.elapsed() < patience_with_lock(path) => {
+                    std::thread::sleep(LOOK_AGAIN);
+                }
+                opened => return Ok(self.disk(opened.map_err(Failure::new)?)),
+            }
+        }
     }
 
     /// Gives an open file blocking calls; what is to be known about it goes to the log.

@@ -7,9 +7,8 @@ use crate::output::say;
 use crate::size::Size;
 use raidcore::layout::{Layout, LayoutSpec, Level};
 use raidcore::meta::{self, Candidate, CreateParams, Superblock};
-use raidcore::uring::OpenHow;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use uuid::Uuid;
 
 /// Creates an array.
@@ -96,7 +95,7 @@ fn open(bench: &Bench, path: &Path) -> Outcome<Disk> {
             "{name}: does not exist; check the name, or make a file: truncate -s 1G {name}"
         )));
     }
-    bench.open(path, OpenHow::MEMBER)
+    bench.claim(path, Instant::now())
 }
 
 /// Writes the superblocks. If a device fails, those before it lose theirs again, so that no half array is found.
