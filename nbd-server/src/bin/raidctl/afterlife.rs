@@ -33,12 +33,14 @@ pub fn patience_with_lock(path: &Path) -> Duration {
     if is_block { AFTERLIFE / 4 } else { AFTERLIFE }
 }
 
-/// True if a running process is known to hold the lock (flock) on this file.
+/// True if another running process is known to hold the lock (flock) on this file. What this process itself still
+/// holds, it has closed, and the kernel will let go of it.
 fn is_locked_by_the_living(path: &Path) -> bool {
     let (Ok(file), Ok(locks)) = (std::fs::metadata(path), std::fs::read_to_string("/proc/locks")) else {
         return false;
     };
-    locks.lines().any(|line| holder(line, file.ino()).is_some_and(is_alive))
+    let ours = i32::try_from(std::process::id()).ok();
+    locks.lines().filter_map(|line| holder(line, file.ino())).any(|pid| Some(pid) != ours && is_alive(pid))
 }
 
 /// The process that holds a lock on `inode`, from a line of /proc/locks:
@@ -70,11 +72,23 @@ mod tests {
     }
 
     #[test]
-    fn a_lock_is_seen_while_its_holder_lives() {
+    fn a_lock_of_another_process_is_seen_and_one_of_ours_is_as_good_as_gone() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        assert!(!is_locked_by_the_living(file.path()));
         file.as_file().lock().unwrap();
+        assert!(!is_locked_by_the_living(file.path()));
+        file.as_file().unlock().unwrap();
+        let path = file.path().to_str().unwrap();
+        let mut child = std::process::Command::new("flock")
+            .args(["-F", path, "sh", "-c", "echo locked; exec sleep 60"])
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        std::io::BufRead::read_line(&mut std::io::BufReader::new(child.stdout.take().unwrap()), &mut line)
+            .unwrap();
         assert!(is_locked_by_the_living(file.path()));
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 
     #[test]
