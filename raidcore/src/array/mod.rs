@@ -3,8 +3,8 @@
 //! A request is cut into pieces by the layout. Plain reads (and all of RAID0) go straight to their member.
 //! What touches redundancy queues at its unit: one operation works on a unit at a time, and what waits there
 //! meanwhile is merged into the next one. An operation runs a [`plan`]: reads, XOR, writes. Each member's
-//! [`plug`] merges what arrives together. Beside them run the [`commit`] of superblocks and the background
-//! [`sync`].
+//! `plug` merges what arrives together. Beside them run the `commit` of superblocks and the background
+//! `sync`.
 //!
 //! Invariants (numbers are those of the project's rules):
 //! - No write is acknowledged without a member until the superblocks of the others say that it is out (3):
