@@ -46,6 +46,10 @@ pub enum StartError {
     /// A device that the assembly counts on was not handed over.
     #[error("the device of slot {0} was not handed over")]
     MissingDevice(usize),
+    /// A member one metadata update behind the others. Were it left so, a crash in the middle of the first update
+    /// of this run would leave it two behind, and out.
+    #[error("{0} lags behind the newest metadata: bring it up with `meta::catch_up` before the start")]
+    Lagging(String),
     /// A feature that forbids this version to write.
     #[error("the array uses features that this version may not write: use the version that made it")]
     ReadOnly,
@@ -55,7 +59,8 @@ impl Array {
     /// Starts the array that `assembly` describes.
     ///
     /// `found` is what [`assemble`](crate::meta::assemble) was given, and `devices` holds, with their index in
-    /// it, at least the devices that the assembly uses. Nothing is written here: the superblocks that announce
+    /// it, at least the devices that the assembly uses; those it calls lagging have been
+    /// [brought up](crate::meta::catch_up), in `found` as on disk. Nothing is written here: the superblocks that announce
     /// the start are written by the first calls of `reap`, and no write is acknowledged before they are.
     pub fn assemble(
         assembly: &Assembly,
@@ -67,6 +72,10 @@ impl Array {
     ) -> Result<Array, StartError> {
         if assembly.read_only {
             return Err(StartError::ReadOnly);
+        }
+        let lags = |&&index: &&usize| found[index].loaded.superblock.array.events < assembly.array.events;
+        if let Some(&index) = assembly.lagging.iter().find(lags) {
+            return Err(StartError::Lagging(found[index].device.clone()));
         }
         let meta = assembly.begin(IncarnationUuid(Uuid::new_v4()), clock.wall_ns());
         let layout = meta.layout;

@@ -167,6 +167,7 @@ fn furnish(io: &Io, devices: &[PathBuf], force: bool, window: Arc<Window>) -> Ou
                     "array {name}: another array has this name, so {uuid} is not started: serve it by itself"
                 )));
             }
+            catch_up(&bench, &assembly, &mut found, &mut files)?;
             start(io, &assembly, &found, &mut files)
         });
         match started {
@@ -212,6 +213,24 @@ fn look_at(bench: &Bench, path: &Path, begun: Instant) -> Outcome<(Found, File)>
     }
     let device_bytes = disk.geometry().size_bytes;
     Ok((Found { device: name, loaded, device_bytes }, disk.into_inner()))
+}
+
+/// Brings members that a crash kept from the last metadata update up to it.
+fn catch_up(
+    bench: &Bench,
+    assembly: &Assembly,
+    found: &mut [Found],
+    files: &mut [Option<File>],
+) -> Outcome<()> {
+    for &index in &assembly.lagging {
+        let Some(file) = files[index].take() else { continue };
+        let mut disk = bench.disk(file);
+        let name = found[index].device.clone();
+        meta::catch_up(&mut disk, &mut found[index].loaded, &assembly.array)
+            .context(format!("{name}: cannot write its superblock; start the array without it"))?;
+        files[index] = Some(disk.into_inner());
+    }
+    Ok(())
 }
 
 /// Starts an array on its devices; says what is left out and what is missing.

@@ -252,7 +252,7 @@ fn start(
     slab: &Slab,
     force: bool,
 ) -> Result<(Array, Assembly), AssembleError> {
-    let found: Vec<Found> = disks
+    let mut found: Vec<Found> = disks
         .iter()
         .enumerate()
         .filter_map(|(i, disk)| {
@@ -262,6 +262,10 @@ fn start(
         .collect();
     let assembly = meta::assemble(&found, force).remove(0)?;
     let named = |f: &Found| f.device.trim_start_matches("disk").parse::<usize>().unwrap();
+    for &index in &assembly.lagging {
+        let mut dev = blocking(&disks[named(&found[index])], clock, slab);
+        meta::catch_up(&mut dev, &mut found[index].loaded, &assembly.array).unwrap();
+    }
     let device = |(i, f): (usize, &Found)| (i, Box::new(disks[named(f)].device()) as Box<dyn BlockDev>);
     let devices = found.iter().enumerate().map(device).collect();
     let array = Array::assemble(&assembly, &found, devices, clock, slab, ArrayOptions::default()).unwrap();
