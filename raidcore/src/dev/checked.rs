@@ -4,9 +4,8 @@
 //! than the largest transfer, not writes to a read-only device, at most `queue_depth` in flight, and no tag is
 //! in flight twice. For the caller above: one completion per request, and a successful read has all its memory.
 
-use super::{BlockDev, Completion, ErrorKind, Geometry, IoError, Op, Request, Tag};
+use super::{BlockDev, Completion, ErrorKind, Geometry, IoError, Request, Tag};
 use crate::buf::list_len;
-use crate::limits::MAX_SEGMENTS;
 use crate::time::Time;
 use std::collections::HashMap;
 
@@ -63,33 +62,11 @@ impl<D: BlockDev> Checked<D> {
         let op = &request.op;
         let (offset, len) = op.extent();
         let kind = op.kind();
-        let fail = |why| Err(IoError::new(why, kind, offset, len));
-        let geometry = &self.geometry;
-        if self.in_flight.len() >= geometry.queue_depth as usize || self.in_flight.contains_key(&request.tag)
-        {
-            return fail(ErrorKind::Busy);
+        let full = self.in_flight.len() >= self.geometry.queue_depth as usize;
+        if full || self.in_flight.contains_key(&request.tag) {
+            return Err(IoError::new(ErrorKind::Busy, kind, offset, len));
         }
-        if op.is_write() && geometry.read_only {
-            return fail(ErrorKind::ReadOnly);
-        }
-        if matches!(op, Op::Flush) {
-            return Ok(InFlight { kind, offset, len });
-        }
-        if len == 0 || !geometry.block_size.divides(offset) || !geometry.block_size.divides(len) {
-            return fail(ErrorKind::Misaligned);
-        }
-        if offset.checked_add(len).is_none_or(|end| end > geometry.size_bytes) {
-            return fail(ErrorKind::OutOfRange);
-        }
-        let segments = match op {
-            Op::Read { bufs, .. } => bufs.len(),
-            Op::Write { data, .. } => data.len(),
-            _ => 0,
-        };
-        let transfers = segments > 0;
-        if segments > MAX_SEGMENTS || (transfers && len > geometry.max_transfer_bytes) {
-            return fail(ErrorKind::TooLarge);
-        }
+        self.geometry.check(op)?;
         Ok(InFlight { kind, offset, len })
     }
 }
@@ -147,7 +124,7 @@ impl<D: BlockDev> BlockDev for Checked<D> {
 mod tests {
     use super::*;
     use crate::buf::{Slab, SlabConfig};
-    use crate::dev::{BlockSize, OpKind};
+    use crate::dev::{BlockSize, Op, OpKind};
     use smallvec::smallvec;
 
     /// Answers each request at the next reap; `lie` makes it misbehave.

@@ -15,7 +15,6 @@ mod tests;
 
 use crate::buf::{BufList, Slab, list_len};
 use crate::dev::{BlockDev, Completion, ErrorKind, Geometry, IoError, Op, Request, Tag};
-use crate::limits::MAX_SEGMENTS;
 use crate::slots::{Key, Slots};
 use crate::time::Time;
 use patch::Patch;
@@ -76,28 +75,11 @@ impl<D: BlockDev> Lu<D> {
     }
 
     fn check(&self, op: &Op) -> Result<(), IoError> {
-        let (offset, len) = op.extent();
-        let segments = match op {
-            Op::Read { bufs, .. } => bufs.len(),
-            Op::Write { data, .. } => data.len(),
-            _ => 0,
-        };
-        let kind = if self.requests.len() + self.waiting.len() >= self.geometry.queue_depth as usize {
-            ErrorKind::Busy
-        } else if op.is_write() && self.geometry.read_only {
-            ErrorKind::ReadOnly
-        } else if matches!(op, Op::Flush) {
-            return Ok(());
-        } else if len == 0 {
-            ErrorKind::Misaligned
-        } else if offset.checked_add(len).is_none_or(|end| end > self.geometry.size_bytes) {
-            ErrorKind::OutOfRange
-        } else if segments > MAX_SEGMENTS || (segments > 0 && len > self.geometry.max_transfer_bytes) {
-            ErrorKind::TooLarge
-        } else {
-            return Ok(());
-        };
-        Err(IoError::new(kind, op.kind(), offset, len))
+        if self.requests.len() + self.waiting.len() >= self.geometry.queue_depth as usize {
+            let (offset, len) = op.extent();
+            return Err(IoError::new(ErrorKind::Busy, op.kind(), offset, len));
+        }
+        self.geometry.check_bytes(op)
     }
 
     /// The range rounded out to whole blocks.
