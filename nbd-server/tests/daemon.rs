@@ -244,6 +244,24 @@ fn devices_that_are_of_no_use_are_named_and_the_rest_is_served() {
     folder.refused(&["serve", "--listen", "unix:nbd.sock", "blank"], &["/blank: no superblock"]);
 }
 
+/// A member cut by `truncate -s` panicked the daemon: its missing copy B was to be mended, with a size its data does
+/// not fit. It is left out like any other member that cannot be used, and other arrays do not notice.
+#[test]
+fn a_member_that_has_shrunk_is_left_out_and_everything_else_is_served() {
+    let folder = Folder::new(&["a", "b", "c", "x", "y"]);
+    folder.done(&["create", "v", "--level", "5", "--assume-clean", "a", "b", "c"]);
+    folder.done(&["create", "w", "--level", "1", "--assume-clean", "x", "y"]);
+    std::fs::File::options().write(true).open(folder.path("c")).unwrap().set_len(10 << 20).unwrap();
+    let daemon = folder.serve(&["serve", "--listen", "unix:nbd.sock", "c", "a", "b", "x", "y"]);
+    let arrays = folder.status()["arrays"].clone();
+    let states: Vec<_> = arrays.as_array().unwrap().iter().map(|array| &array["state"]).collect();
+    assert_eq!(states, ["degraded", "clean"]);
+    daemon.signal(rustix::process::Signal::TERM);
+    let (status, _, log) = daemon.end();
+    assert_eq!(status, Some(0), "{log}");
+    assert!(log.contains("c has shrunk: it has 10485760 bytes"), "{log}");
+}
+
 #[test]
 fn a_demo_whose_port_is_taken_serves_on_its_unix_socket() {
     let folder = Folder::new(&[]);

@@ -93,6 +93,7 @@ impl Superblock {
         }
         let superblock = Superblock { array: decode_array(raw)?, own: decode_own(raw) };
         superblock.check()?;
+        superblock.check_counters()?;
         Ok(superblock)
     }
 }

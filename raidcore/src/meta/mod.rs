@@ -34,5 +34,5 @@ pub use history::{HISTORY_ENTRIES, History, Incarnation, Relation};
 pub use identity::{ArrayName, ArrayUuid, IncarnationUuid, MemberUuid, NameError};
 pub use signature::{Signature, foreign_signature, wipe};
 pub use state::{ArrayState, Consistency, MemberState};
-pub use store::{CopyState, LoadError, Loaded, catch_up, load, mend, store};
+pub use store::{CopyState, LoadError, Loaded, StoreError, catch_up, load, mend, store};
 pub use superblock::{ArrayMeta, Member, Own, Region, Regions, Superblock, SuperblockError};

@@ -4,7 +4,7 @@
 //! moment leaves one that is right. The copy with the higher sequence number is the superblock; the other one is
 //! older, which is its ordinary state, or bad, and is then mended.
 
-use super::format::{SUPERBLOCK_BYTES, locations};
+use super::format::{SUPERBLOCK_BYTES, TAIL_BYTES, data_limit, locations};
 use super::superblock::{ArrayMeta, Superblock, SuperblockError};
 use crate::blocking::Blocking;
 use crate::dev::{BlockDev, IoError};
@@ -74,6 +74,25 @@ pub enum LoadError {
     Io(IoError),
 }
 
+/// Why a superblock was not written. In each case but `Io` nothing was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// The device has shrunk: what the superblock says of the data does not fit it any more.
+    #[error("the device has {have_bytes} bytes and its data needs {need_bytes}")]
+    TooSmall {
+        /// Its size now.
+        have_bytes: u64,
+        /// What its superblock and data need.
+        need_bytes: u64,
+    },
+    /// What is to be written breaks an invariant of the format: what was read says something no array of ours says.
+    #[error("superblock: {0}")]
+    Impossible(SuperblockError),
+    /// The device.
+    #[error(transparent)]
+    Io(#[from] IoError),
+}
+
 fn describe(copy: &CopyState) -> String {
     match copy {
         CopyState::Valid => "valid".to_owned(),
@@ -103,8 +122,8 @@ pub fn load<D: BlockDev>(dev: &mut Blocking<D>) -> Result<Loaded, LoadError> {
 
 /// Writes both copies, each durable before the next, and leaves the sequence number of the second in
 /// `superblock`. The device must hold nothing that is still wanted.
-pub fn store<D: BlockDev>(dev: &mut Blocking<D>, superblock: &mut Superblock) -> Result<(), IoError> {
-    superblock.own.device_bytes = dev.geometry().size_bytes;
+pub fn store<D: BlockDev>(dev: &mut Blocking<D>, superblock: &mut Superblock) -> Result<(), StoreError> {
+    superblock.own.device_bytes = fitting_bytes(dev, &superblock.array)?;
     for _ in 0..2 {
         write_next(dev, superblock)?;
     }
@@ -113,10 +132,11 @@ pub fn store<D: BlockDev>(dev: &mut Blocking<D>, superblock: &mut Superblock) ->
 
 /// Writes the bad copy again, if there is one, from the good one. Returns whether it had to.
 ///
-/// The good copy is not touched: the sequence number goes up by one, and that is the bad one's place.
-pub fn mend<D: BlockDev>(dev: &mut Blocking<D>, loaded: &mut Loaded) -> Result<bool, IoError> {
+/// The good copy is not touched: the sequence number goes up by one, and that is the bad one's place. A device that
+/// has shrunk is left as it is, with [`StoreError::TooSmall`]: assembly leaves it out.
+pub fn mend<D: BlockDev>(dev: &mut Blocking<D>, loaded: &mut Loaded) -> Result<bool, StoreError> {
     let Some(bad) = loaded.copies.iter().position(|copy| copy.is_bad()) else { return Ok(false) };
-    loaded.superblock.own.device_bytes = dev.geometry().size_bytes;
+    loaded.superblock.own.device_bytes = fitting_bytes(dev, &loaded.superblock.array)?;
     let bad_is_next = (loaded.superblock.own.sequence + 1) % 2 == bad as u64;
     if !bad_is_next {
         // Only by hand does a copy get into the other's place. Skip a number rather than overwrite the good one.
@@ -135,11 +155,11 @@ pub fn catch_up<D: BlockDev>(
     dev: &mut Blocking<D>,
     loaded: &mut Loaded,
     array: &ArrayMeta,
-) -> Result<bool, IoError> {
+) -> Result<bool, StoreError> {
     if loaded.superblock.array.events >= array.events {
         return Ok(false);
     }
-    loaded.superblock.own.device_bytes = dev.geometry().size_bytes;
+    loaded.superblock.own.device_bytes = fitting_bytes(dev, array)?;
     loaded.superblock.array = array.clone();
     write_next(dev, &mut loaded.superblock)?;
     let newer = usize::from(loaded.superblock.own.sequence % 2 == 1);
@@ -150,10 +170,22 @@ pub fn catch_up<D: BlockDev>(
     Ok(true)
 }
 
-fn write_next<D: BlockDev>(dev: &mut Blocking<D>, superblock: &mut Superblock) -> Result<(), IoError> {
+/// The size of the device, if the array's data still fits it.
+fn fitting_bytes<D: BlockDev>(dev: &Blocking<D>, array: &ArrayMeta) -> Result<u64, StoreError> {
+    let have_bytes = dev.geometry().size_bytes;
+    let need_bytes = array.data_offset.saturating_add(array.data_bytes);
+    match data_limit(have_bytes) < need_bytes {
+        true => Err(StoreError::TooSmall { have_bytes, need_bytes: need_bytes.saturating_add(TAIL_BYTES) }),
+        false => Ok(have_bytes),
+    }
+}
+
+fn write_next<D: BlockDev>(dev: &mut Blocking<D>, superblock: &mut Superblock) -> Result<(), StoreError> {
     let offset = superblock.own.advance();
+    // `encode` panics on what breaks an invariant, and what is written here came from a disk.
+    superblock.check().map_err(StoreError::Impossible)?;
     dev.write_at(offset, &superblock.encode(), true)?;
-    dev.flush()
+    Ok(dev.flush()?)
 }
 
 type Copy = Result<Superblock, CopyFault>;

@@ -20,6 +20,11 @@ use crate::dev::BlockSize;
 use crate::layout::{Layout, Slot};
 use crate::limits::{MAX_MEMBERS, MAX_SPARES};
 
+/// Counters of metadata changes that are written stay below this.
+const MAX_COUNTER: u64 = 1 << 63;
+/// Those that are read stay below this.
+const MAX_READ_COUNTER: u64 = 1 << 62;
+
 /// An entry of the member table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Member {
@@ -223,7 +228,7 @@ impl ArrayMeta {
     }
 
     fn check(&self) -> Result<(), SuperblockError> {
-        if self.events >= 1 << 63 || self.events < self.history.last().start_events {
+        if self.events >= MAX_COUNTER || self.events < self.history.last().start_events {
             return Err(impossible("events", self.events));
         }
         self.check_places()?;
@@ -300,13 +305,23 @@ impl ArrayMeta {
 }
 
 impl Superblock {
+    /// Counters so high that no array reached them by counting are refused when they are read, far below what may be
+    /// written: an array that begins with what a disk says can then count for ever and never break an invariant.
+    pub(super) fn check_counters(&self) -> Result<(), SuperblockError> {
+        match (self.array.events, self.own.sequence) {
+            (events, _) if events >= MAX_READ_COUNTER => Err(impossible("events", events)),
+            (_, sequence) if sequence >= MAX_READ_COUNTER => Err(impossible("sequence", sequence)),
+            _ => Ok(()),
+        }
+    }
+
     /// True if `encode` would write what `decode` takes.
     pub(super) fn check(&self) -> Result<(), SuperblockError> {
         self.array.check()?;
         if self.array.member(self.own.member).is_none() {
             return Err(impossible("member uuid", 0));
         }
-        if self.own.sequence >= 1 << 63 {
+        if self.own.sequence >= MAX_COUNTER {
             return Err(impossible("sequence", self.own.sequence));
         }
         let data_end = self.array.data_offset.checked_add(self.array.data_bytes);

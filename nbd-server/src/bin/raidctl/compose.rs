@@ -17,7 +17,7 @@ use nbd_server::listen::{ListenAddr, Listener};
 use nbd_server::reactor::{CallError, Io, Reactor, ReactorConfig, StopReport};
 use raidcore::array::{Array, ArrayOptions};
 use raidcore::dev::BlockDev;
-use raidcore::meta::{self, Assembly, Found, LeftOutReason, LoadError};
+use raidcore::meta::{self, Assembly, Found, LeftOutReason, LoadError, StoreError};
 use raidcore::uring::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -209,6 +209,8 @@ fn look_at(bench: &Bench, path: &Path, begun: Instant) -> Outcome<(Found, File)>
         Ok(true) => {
             tracing::warn!("{name}: a superblock copy was bad; it was written again from the other one")
         }
+        // It is left out, and then it is said why.
+        Err(StoreError::TooSmall { .. }) => {}
         Err(error) => tracing::warn!("{name}: a superblock copy is bad and cannot be written again: {error}"),
     }
     let device_bytes = disk.geometry().size_bytes;

@@ -166,7 +166,8 @@ fn a_device_that_has_grown_is_found_by_copy_a_and_gets_a_new_copy_b() {
 fn a_write_error_while_storing_is_reported() {
     let mut dev = blocking(Mem::new(SIZE));
     dev.inner_mut().bad = Some((OpKind::Write, B as u64));
-    assert_eq!(store(&mut dev, &mut superblock(0)).unwrap_err().kind, ErrorKind::Medium);
+    let error = store(&mut dev, &mut superblock(0)).unwrap_err();
+    assert!(matches!(error, StoreError::Io(error) if error.kind == ErrorKind::Medium));
 }
 
 #[test]
@@ -178,4 +179,32 @@ fn a_member_behind_catches_up_and_one_that_is_not_is_left_alone() {
     assert_eq!(catch_up(&mut dev, &mut loaded, &superblock.array), Ok(true));
     let again = load(&mut dev).unwrap();
     assert_eq!((&again.superblock.array, again.copies), (&superblock.array, loaded.copies));
+}
+
+/// `truncate -s` on a member moved the place of copy B, so that B was absent and was to be mended; the superblock
+/// with the new size broke the invariant that data fits the device, and `encode` panicked: no array was started.
+#[test]
+fn a_device_that_has_shrunk_is_refused_and_not_written() {
+    let (mut dev, mut old) = stored();
+    let size = SIZE - (512 << 10);
+    let mut shrunk = Mem::new(size);
+    shrunk.bytes.copy_from_slice(&dev.inner_mut().bytes[..size]);
+    let before = shrunk.bytes.clone();
+    let mut shrunk = blocking(shrunk);
+    let mut loaded = load(&mut shrunk).unwrap();
+    assert_eq!(loaded.copies, [CopyState::Valid, CopyState::Absent]);
+    let refused = StoreError::TooSmall { have_bytes: size as u64, need_bytes: SIZE as u64 };
+    assert_eq!(mend(&mut shrunk, &mut loaded), Err(refused));
+    let mut newer = loaded.superblock.array.clone();
+    newer.touch(8);
+    assert_eq!(catch_up(&mut shrunk, &mut loaded, &newer), Err(refused));
+    assert_eq!(store(&mut shrunk, &mut old), Err(refused));
+    assert!(shrunk.inner_mut().bytes == before);
+}
+
+#[test]
+fn what_breaks_an_invariant_is_refused_and_does_not_panic() {
+    let (mut dev, mut broken) = stored();
+    broken.own.member = superblock(1000).own.member;
+    assert!(matches!(store(&mut dev, &mut broken), Err(StoreError::Impossible(_))));
 }

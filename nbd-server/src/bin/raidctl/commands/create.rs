@@ -6,7 +6,7 @@ use crate::failure::{Context, Failure, Outcome};
 use crate::output::say;
 use crate::size::Size;
 use raidcore::layout::{Layout, LayoutSpec, Level};
-use raidcore::meta::{self, Candidate, CreateParams, Superblock};
+use raidcore::meta::{self, Candidate, CreateParams, StoreError, Superblock};
 use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use uuid::Uuid;
@@ -108,7 +108,11 @@ fn write_all(
     for at in 0..disks.len() {
         let disk = &mut disks[at];
         let wiped = if force { meta::wipe(disk) } else { Ok(()) };
-        let Err(error) = wiped.and_then(|()| meta::store(disk, &mut superblocks[at])) else { continue };
+        let Err(error) =
+            wiped.map_err(StoreError::from).and_then(|()| meta::store(disk, &mut superblocks[at]))
+        else {
+            continue;
+        };
         for (path, disk) in paths.iter().zip(&mut disks[..at]) {
             if let Err(error) = meta::wipe(disk) {
                 tracing::warn!("{}: the superblock just written stays there: {error}", path.display());
