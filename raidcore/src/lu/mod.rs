@@ -7,19 +7,22 @@
 //! - Two writes that share a block are never in flight below together if one of them patches that block: the
 //!   later one waits. So a patch never brings back what another write has replaced.
 //! - Each request is answered once, also when it is refused; a read gets its own memory back.
+//! - Whatever waits, for another write or for memory, is answered by its deadline.
 
 mod patch;
 
 #[cfg(test)]
 mod tests;
 
-use crate::buf::{BufList, Slab, list_len};
+use crate::buf::{BufList, Slab};
 use crate::dev::{BlockDev, Completion, ErrorKind, Geometry, IoError, Op, Request, Tag};
+use crate::limits::MAX_BLOCK_BYTES;
 use crate::slots::{Key, Slots};
-use crate::time::Time;
-use patch::Patch;
+use crate::time::{Clock, Time};
+use patch::Job;
 use std::collections::VecDeque;
 use std::ops::Range;
+use std::time::Duration;
 
 /// A logical unit over a device: usually an [`Array`](crate::array::Array).
 ///
@@ -29,36 +32,57 @@ use std::ops::Range;
 pub struct Lu<D> {
     dev: D,
     slab: Slab,
+    clock: Clock,
     geometry: Geometry,
     requests: Slots<InFlight>,
     /// Block ranges of writes that patch blocks, while they are in flight.
     patches: Vec<(Key, Range<u64>)>,
-    /// Writes that must not start yet, in order; and what needs memory that is not there.
+    /// Writes that must not start yet, in order.
     waiting: VecDeque<Request>,
+    /// Jobs that need memory that is not there, in order.
+    hungry: VecDeque<Key>,
+    /// No deadline of what waits is earlier.
+    next_deadline: Time,
+    /// A write has ended: those that wait for it may start.
+    released: bool,
+    /// Something was submitted below since the device was reaped.
+    submitted: bool,
     below: Vec<Completion>,
     finished: Vec<Completion>,
 }
 
-/// A request that is below.
+/// A request that is below, or between two pieces.
 struct InFlight {
     tag: Tag,
     /// The blocks a write touches; empty for other requests.
     blocks: Range<u64>,
-    /// What is still to be done when the part below is answered.
-    patch: Option<Patch>,
+    /// How an unaligned request goes on when its part below is answered.
+    job: Option<Box<Job>>,
 }
 
+/// How soon memory is looked for again: it may come back from where nobody here sees it.
+const MEMORY_RETRY: Duration = Duration::from_millis(1);
+
+/// How often within a turn answers may lead to new requests below.
+const MAX_ROUNDS: usize = 4;
+
 impl<D: BlockDev> Lu<D> {
-    /// An LU over all of `dev`. Memory for patching comes from `slab`.
-    pub fn new(dev: D, slab: &Slab) -> Lu<D> {
+    /// An LU over all of `dev`. Memory for patching comes from `slab`, at most 1 MiB for a request at a time;
+    /// `clock` is the one that deadlines are measured by.
+    pub fn new(dev: D, slab: &Slab, clock: &Clock) -> Lu<D> {
         let geometry = dev.geometry();
         Lu {
             dev,
             slab: slab.clone(),
+            clock: clock.clone(),
             geometry,
             requests: Slots::new(),
             patches: Vec::new(),
             waiting: VecDeque::new(),
+            hungry: VecDeque::new(),
+            next_deadline: Time::NEVER,
+            released: false,
+            submitted: false,
             below: Vec::new(),
             finished: Vec::new(),
         }
@@ -88,61 +112,136 @@ impl<D: BlockDev> Lu<D> {
         range.start / block * block..range.end.next_multiple_of(block)
     }
 
-    /// True if the request would share a patched block with a write in flight, or overtake one that waits.
+    /// True if the request would share a patched block with a write in flight.
     fn must_wait(&self, range: &Range<u64>, patches: bool) -> bool {
-        let overlaps = |other: &Range<u64>| other.start < range.end && range.start < other.end;
-        self.patches.iter().any(|(_, other)| overlaps(other))
-            || (patches && self.requests.iter().any(|(_, request)| overlaps(&request.blocks)))
+        self.patches.iter().any(|(_, other)| overlap(other, range))
+            || (patches && self.requests.iter().any(|(_, request)| overlap(&request.blocks, range)))
     }
 
-    /// Starts a request or returns it, if it has to wait.
+    /// The blocks a request changes; empty if none.
+    fn changed_blocks(&self, op: &Op) -> Range<u64> {
+        if op.is_write() { self.blocks_of(op.range()) } else { 0..0 }
+    }
+
+    /// Starts a request or returns it, if it has to wait for another write.
     fn start(&mut self, request: Request) -> Result<(), Request> {
         let (offset, len) = request.op.extent();
         let block = self.geometry.block_size;
         let aligned = block.divides(offset) && block.divides(len);
-        let blocks = if request.op.is_write() { self.blocks_of(request.op.range()) } else { 0..0 };
+        let blocks = self.changed_blocks(&request.op);
         if request.op.is_write() && self.must_wait(&blocks, !aligned) {
             return Err(request);
         }
-        if aligned {
-            self.forward(request, blocks, None);
-            return Ok(());
+        let Request { tag, op, deadline } = request;
+        match op {
+            _ if aligned => self.forward(tag, op, deadline, blocks),
+            Op::Discard { .. } => self.discard(tag, offset..offset + len, deadline),
+            _ => {
+                let key = self.requests.insert(InFlight { tag, blocks: blocks.clone(), job: None });
+                if !blocks.is_empty() {
+                    self.patches.push((key, blocks));
+                }
+                self.next_piece_or_wait(key, Job::new(op, deadline));
+            }
         }
-        self.start_patch(request, blocks)
+        Ok(())
     }
 
-    /// Sends a request down. `patch` is what follows its answer.
-    fn forward(&mut self, request: Request, blocks: Range<u64>, patch: Option<Patch>) {
-        let Request { tag, op, deadline } = request;
-        let patches = patch.is_some() && !blocks.is_empty();
-        let key = self.requests.insert(InFlight { tag, blocks: blocks.clone(), patch });
-        if patches {
-            self.patches.push((key, blocks));
+    /// Advice about part of a block is not taken.
+    fn discard(&mut self, tag: Tag, range: Range<u64>, deadline: Time) {
+        let block = u64::from(self.geometry.block_size.bytes());
+        let (from, to) = (range.start.next_multiple_of(block), range.end / block * block);
+        if from < to {
+            self.forward(tag, Op::Discard { offset: from, len: to - from }, deadline, from..to);
+        } else {
+            self.finished.push(Completion::new(tag, Ok(())));
         }
+    }
+
+    /// Sends an aligned request down.
+    fn forward(&mut self, tag: Tag, op: Op, deadline: Time, blocks: Range<u64>) {
+        let key = self.requests.insert(InFlight { tag, blocks, job: None });
+        self.submit_below(key, op, deadline);
+    }
+
+    fn submit_below(&mut self, key: Key, op: Op, deadline: Time) {
+        self.submitted = true;
         self.dev.submit(Request { tag: Tag(key), op, deadline });
     }
 
-    fn finish(&mut self, tag: Tag, result: Result<(), IoError>, bufs: BufList) {
-        self.finished.push(Completion { tag, result, bufs });
-    }
-
     fn on_answer(&mut self, completion: Completion) {
-        let Some(InFlight { tag, blocks, patch }) = self.requests.remove(completion.tag.0) else { return };
-        if !self.patches.is_empty() {
-            self.patches.retain(|(key, _)| *key != completion.tag.0);
-        }
-        match patch {
-            None => self.finish(tag, completion.result, completion.bufs),
-            Some(patch) => self.go_on(tag, blocks, patch, completion),
+        let key = completion.tag.0;
+        let Some(request) = self.requests.get_mut(key) else { return };
+        match request.job.take() {
+            Some(job) => self.go_on(key, job, completion),
+            None => {
+                let Some(InFlight { tag, blocks, .. }) = self.requests.remove(key) else { return };
+                self.released |= !blocks.is_empty();
+                self.finished.push(Completion { tag, ..completion });
+            }
         }
     }
 
-    /// Starts what waited, in order; what still has to wait holds back only what it overlaps.
+    fn put_back(&mut self, key: Key, job: Box<Job>) {
+        if let Some(request) = self.requests.get_mut(key) {
+            request.job = Some(job);
+        }
+    }
+
+    /// A job's next piece. Those that wait for memory already come first.
+    fn next_piece_or_wait(&mut self, key: Key, job: Box<Job>) {
+        let back = if self.hungry.is_empty() { self.next_piece(key, job) } else { Err(job) };
+        if let Err(job) = back {
+            self.next_deadline = self.next_deadline.min(job.deadline());
+            self.put_back(key, job);
+            self.hungry.push_back(key);
+        }
+    }
+
+    fn end_job(&mut self, key: Key, job: Job, result: Result<(), IoError>) {
+        let Some(InFlight { tag, blocks, .. }) = self.requests.remove(key) else { return };
+        self.released |= !blocks.is_empty();
+        self.patches.retain(|(other, _)| *other != key);
+        self.finished.push(job.end(tag, result));
+    }
+
+    /// Ends a job that waits for memory.
+    fn give_up(&mut self, key: Key, kind: ErrorKind) {
+        if let Some(job) = self.requests.get_mut(key).and_then(|request| request.job.take()) {
+            let error = job.error(kind);
+            self.end_job(key, *job, Err(error));
+        }
+    }
+
+    fn refuse(&mut self, Request { tag, op, .. }: Request, kind: ErrorKind) {
+        let (offset, len) = op.extent();
+        let error = IoError::new(kind, op.kind(), offset, len);
+        self.finished.push(Completion::refused(tag, op, error));
+    }
+
+    fn wait(&mut self, request: Request) {
+        self.next_deadline = self.next_deadline.min(request.deadline);
+        self.waiting.push_back(request);
+    }
+
+    /// Gives what memory there is to those that wait for some, in order.
+    fn feed(&mut self) {
+        while let Some(&key) = self.hungry.front() {
+            if let Some(job) = self.requests.get_mut(key).and_then(|request| request.job.take())
+                && let Err(job) = self.next_piece(key, job)
+            {
+                return self.put_back(key, job);
+            }
+            self.hungry.pop_front();
+        }
+    }
+
+    /// Starts what waited for other writes, in order; what still has to wait holds back only what it overlaps.
     fn start_waiting(&mut self) {
         let mut held: Vec<Range<u64>> = Vec::new();
         for request in std::mem::take(&mut self.waiting) {
-            let range = if request.op.is_write() { self.blocks_of(request.op.range()) } else { 0..0 };
-            let overtakes = held.iter().any(|other| other.start < range.end && range.start < other.end);
+            let range = self.changed_blocks(&request.op);
+            let overtakes = held.iter().any(|other| overlap(other, &range));
             let back = if overtakes { Err(request) } else { self.start(request) };
             if let Err(request) = back {
                 held.push(range);
@@ -150,6 +249,36 @@ impl<D: BlockDev> Lu<D> {
             }
         }
     }
+
+    /// Answers what has waited up to its deadline.
+    fn expire(&mut self, now: Time) {
+        if now < self.next_deadline {
+            return;
+        }
+        self.next_deadline = Time::NEVER;
+        for request in std::mem::take(&mut self.waiting) {
+            if request.deadline <= now {
+                self.released = true;
+                self.refuse(request, ErrorKind::Timeout);
+            } else {
+                self.wait(request);
+            }
+        }
+        for key in std::mem::take(&mut self.hungry) {
+            let job = self.requests.get(key).and_then(|request| request.job.as_ref());
+            match job.map(|job| job.deadline()) {
+                Some(deadline) if deadline > now => {
+                    self.next_deadline = self.next_deadline.min(deadline);
+                    self.hungry.push_back(key);
+                }
+                _ => self.give_up(key, ErrorKind::Timeout),
+            }
+        }
+    }
+}
+
+fn overlap(one: &Range<u64>, other: &Range<u64>) -> bool {
+    one.start < other.end && other.start < one.end
 }
 
 impl<D: BlockDev> BlockDev for Lu<D> {
@@ -162,41 +291,64 @@ impl<D: BlockDev> BlockDev for Lu<D> {
             self.finished.push(Completion::refused(request.tag, request.op, error));
             return;
         }
-        let waits = !self.waiting.is_empty() && request.op.is_write();
-        let back = if waits { Err(request) } else { self.start(request) };
+        let range = self.changed_blocks(&request.op);
+        let overtakes = self.waiting.iter().any(|other| overlap(&self.changed_blocks(&other.op), &range));
+        let back = if overtakes { Err(request) } else { self.start(request) };
         if let Err(request) = back {
-            self.waiting.push_back(request);
+            self.wait(request);
         }
     }
 
     fn reap(&mut self, done: &mut Vec<Completion>) {
-        let mut below = std::mem::take(&mut self.below);
-        self.dev.reap(&mut below);
-        let moved = !below.is_empty();
-        below.drain(..).for_each(|completion| self.on_answer(completion));
-        self.below = below;
-        if moved && !self.waiting.is_empty() {
-            self.start_waiting();
+        self.expire(self.clock.now());
+        self.feed();
+        for _ in 0..MAX_ROUNDS {
+            if std::mem::take(&mut self.released) && !self.waiting.is_empty() {
+                self.start_waiting();
+            }
+            self.submitted = false;
+            let mut below = std::mem::take(&mut self.below);
+            self.dev.reap(&mut below);
+            below.drain(..).for_each(|completion| self.on_answer(completion));
+            self.below = below;
+            self.feed();
+            if !self.submitted && !self.released {
+                break;
+            }
         }
         done.append(&mut self.finished);
     }
 
     fn cancel(&mut self, tag: Tag) {
-        if let Some(at) = self.waiting.iter().position(|request| request.tag == tag)
-            && let Some(Request { op, .. }) = self.waiting.remove(at)
-        {
-            let (offset, len) = op.extent();
-            let error = IoError::new(ErrorKind::Canceled, op.kind(), offset, len);
-            return self.finished.push(Completion::refused(tag, op, error));
+        if let Some(at) = self.waiting.iter().position(|request| request.tag == tag) {
+            if let Some(request) = self.waiting.remove(at) {
+                self.released = true;
+                self.refuse(request, ErrorKind::Canceled);
+            }
+            return;
         }
-        if let Some((key, _)) = self.requests.iter().find(|(_, request)| request.tag == tag) {
-            self.dev.cancel(Tag(key));
+        let Some(key) = self.requests.iter().find(|(_, request)| request.tag == tag).map(|(key, _)| key)
+        else {
+            return;
+        };
+        if let Some(at) = self.hungry.iter().position(|hungry| *hungry == key) {
+            self.hungry.remove(at);
+            return self.give_up(key, ErrorKind::Canceled);
         }
+        if let Some(job) = self.requests.get_mut(key).and_then(|request| request.job.as_mut()) {
+            job.cancel();
+        }
+        self.dev.cancel(Tag(key));
     }
 
     fn wake_at(&self) -> Option<Time> {
-        // What was patched or refused in this turn goes down, or up, with the next one.
-        let pending = !self.finished.is_empty() || (!self.waiting.is_empty() && self.requests.len() == 0);
-        if pending { Some(Time::ZERO) } else { self.dev.wake_at() }
+        // What was submitted or refused since the last turn goes down, or up, with the next one.
+        if !self.finished.is_empty() || self.submitted || self.released {
+            return Some(Time::ZERO);
+        }
+        let memory = (!self.hungry.is_empty()).then(|| self.clock.now() + MEMORY_RETRY);
+        let waits = !self.hungry.is_empty() || !self.waiting.is_empty();
+        let deadline = waits.then_some(self.next_deadline);
+        [self.dev.wake_at(), memory, deadline].into_iter().flatten().min()
     }
 }

@@ -1,234 +1,234 @@
-//! Requests that do not begin and end on a block: read-modify-write, step by step.
+//! Requests that do not begin and end on a block: done piece by piece, each piece in whole blocks of its own
+//! memory, with the edge blocks read first and patched.
+//!
+//! Invariants:
+//! - A job holds memory for one piece at most, whatever the size of its request: a client's largest request
+//!   needs no second one of its size here. If a piece finds no memory it becomes smaller, down to one block.
+//! - A job has exactly one request below, or it stands in `hungry`.
+//! - Its range of blocks stays locked from its first piece to its last.
 
 use super::*;
 use crate::buf::{Buf, Exhausted, ViewList};
 
-/// What follows when the part of a request that is below is answered.
-pub(super) enum Patch {
-    /// A read of whole blocks: copy what was asked for into the caller's memory.
-    Read { skip: usize, bufs: BufList },
-    /// The first and the last block of a write, read: put the data over them and write all.
-    Fill { request: Request, rest: Fill },
-    /// Nothing more of this part; the rest of the request, if there is one, is a request of its own.
-    Then(Option<Request>),
+/// A request on its way.
+pub(super) struct Job {
+    op: Op,
+    deadline: Time,
+    /// Bytes of the device before it are done. `range.start <= at < range.end`.
+    at: u64,
+    piece: Piece,
+    /// Give up after the piece that is below.
+    canceled: bool,
 }
 
-/// A write on its way to whole blocks: memory for all of it, its edges as they come in.
-pub(super) struct Fill {
+/// What is being done of a request. The part from `Job::at` to `until` lies within `blocks`.
+struct Piece {
+    until: u64,
+    blocks: Range<u64>,
+    /// Memory for `blocks`, less what is below to be read. The edge blocks to be read are buffers of their own.
     memory: BufList,
-    /// The last block is still to be read.
     last_to_read: bool,
-    /// What comes after this write.
-    then: Option<Request>,
+    step: Step,
+}
+
+/// Which part of a piece is below.
+#[derive(Clone, Copy)]
+enum Step {
+    ReadFirst,
+    ReadLast,
+    /// The blocks themselves.
+    Transfer,
+}
+
+/// Largest piece. Pieces end at multiples of it, where stripes end, too.
+const PIECE_BYTES: u64 = MAX_BLOCK_BYTES as u64;
+
+impl Job {
+    /// A job for a request of which nothing is done.
+    pub(super) fn new(op: Op, deadline: Time) -> Box<Job> {
+        let at = op.range().start;
+        let piece = Piece::without_memory(at..at, at);
+        Box::new(Job { op, deadline, at, piece, canceled: false })
+    }
+
+    pub(super) fn deadline(&self) -> Time {
+        self.deadline
+    }
+
+    pub(super) fn cancel(&mut self) {
+        self.canceled = true;
+    }
+
+    /// The answer to the whole request: its read memory goes back.
+    pub(super) fn end(self, tag: Tag, result: Result<(), IoError>) -> Completion {
+        match self.op {
+            Op::Read { bufs, .. } => Completion { tag, result, bufs },
+            _ => Completion::new(tag, result),
+        }
+    }
+
+    pub(super) fn error(&self, kind: ErrorKind) -> IoError {
+        let (offset, len) = self.op.extent();
+        IoError::new(kind, self.op.kind(), offset, len)
+    }
+
+    /// Memory for the next piece, which is as large as there is memory for.
+    fn next_piece(&self, slab: &Slab, block: u64) -> Result<Piece, Exhausted> {
+        let end = self.op.range().end;
+        let whole_end = end / block * block;
+        let zeroes = matches!(self.op, Op::WriteZeroes { .. });
+        if zeroes && self.at.is_multiple_of(block) && self.at < whole_end {
+            return Ok(Piece::without_memory(self.at..whole_end, whole_end));
+        }
+        // Zeroes are written as data only in the blocks at the edges.
+        let mut size = if zeroes { block } else { PIECE_BYTES };
+        loop {
+            let until = end.min((self.at / size + 1).saturating_mul(size));
+            let is_read = matches!(self.op, Op::Read { .. });
+            match Piece::new(slab, self.at..until, block, is_read) {
+                Err(exhausted) if size == block => return Err(exhausted),
+                Err(_) => size /= 2,
+                Ok(piece) => return Ok(piece),
+            }
+        }
+    }
+
+    /// What goes below now.
+    fn next_op(&mut self, block: u64) -> Op {
+        let Piece { until, blocks, memory, step, .. } = &mut self.piece;
+        let (at, len) = ((self.at - blocks.start) as usize, (*until - self.at) as usize);
+        match (*step, &self.op) {
+            (Step::ReadFirst, _) => Op::Read { offset: blocks.start, bufs: memory.drain(..1).collect() },
+            (Step::ReadLast, _) => {
+                Op::Read { offset: blocks.end - block, bufs: memory.pop().into_iter().collect() }
+            }
+            (Step::Transfer, Op::Write { offset, data, fua }) => {
+                copy(data, (self.at - offset) as usize, memory, at, len);
+                let data = freeze(memory);
+                Op::Write { offset: blocks.start, data, fua: *fua }
+            }
+            (Step::Transfer, Op::WriteZeroes { fua, unmap, .. }) if memory.is_empty() => {
+                let len = blocks.end - blocks.start;
+                Op::WriteZeroes { offset: blocks.start, len, fua: *fua, unmap: *unmap }
+            }
+            (Step::Transfer, Op::WriteZeroes { fua, .. }) => {
+                memory.iter_mut().for_each(|only| only[at..at + len].fill(0));
+                Op::Write { offset: blocks.start, data: freeze(memory), fua: *fua }
+            }
+            (Step::Transfer, _) => Op::Read { offset: blocks.start, bufs: std::mem::take(memory) },
+        }
+    }
+
+    /// Takes the answer to a part. True if the piece is finished.
+    fn take(&mut self, mut bufs: BufList) -> Result<bool, IoError> {
+        match self.piece.step {
+            Step::Transfer => {
+                if let Op::Read { offset, bufs: target } = &mut self.op {
+                    let from = (self.at - self.piece.blocks.start) as usize;
+                    let len = (self.piece.until - self.at) as usize;
+                    copy(&bufs, from, target, (self.at - *offset) as usize, len);
+                }
+                self.at = self.piece.until;
+                return Ok(true);
+            }
+            Step::ReadFirst | Step::ReadLast => {
+                // Data of unknown content must never be written back.
+                let Some(edge) = bufs.pop() else { return Err(self.error(ErrorKind::Short)) };
+                let memory = &mut self.piece.memory;
+                let place = if matches!(self.piece.step, Step::ReadFirst) { 0 } else { memory.len() };
+                memory.insert(place, edge);
+            }
+        }
+        let last_to_read = std::mem::take(&mut self.piece.last_to_read);
+        self.piece.step = if last_to_read { Step::ReadLast } else { Step::Transfer };
+        Ok(false)
+    }
+}
+
+impl Piece {
+    fn without_memory(blocks: Range<u64>, until: u64) -> Piece {
+        Piece { until, blocks, memory: BufList::new(), last_to_read: false, step: Step::Transfer }
+    }
+
+    fn new(slab: &Slab, range: Range<u64>, block: u64, is_read: bool) -> Result<Piece, Exhausted> {
+        let blocks = range.start / block * block..range.end.next_multiple_of(block);
+        let len = blocks.end - blocks.start;
+        let first = !is_read && (range.start != blocks.start || range.end < blocks.start + block);
+        let last = !is_read && len > block && range.end != blocks.end;
+        let edges = block * (u64::from(first) + u64::from(last));
+        let mut piece = Piece::without_memory(blocks, range.end);
+        if first {
+            piece.memory.push(slab.alloc(block as usize)?);
+            piece.step = Step::ReadFirst;
+        } else if last {
+            piece.step = Step::ReadLast;
+        }
+        piece.last_to_read = first && last;
+        piece.memory.extend(slab.alloc_list((len - edges) as usize)?);
+        if last {
+            piece.memory.push(slab.alloc(block as usize)?);
+        }
+        Ok(piece)
+    }
 }
 
 impl<D: BlockDev> Lu<D> {
-    /// Starts a request that is not aligned, or returns it if there is no memory for it now.
-    pub(super) fn start_patch(&mut self, request: Request, blocks: Range<u64>) -> Result<(), Request> {
-        let Request { tag, op, deadline } = request;
-        match op {
-            Op::Read { offset, bufs } => {
-                let whole = self.blocks_of(offset..offset + list_len(&bufs));
-                let Ok(memory) = self.slab.alloc_list((whole.end - whole.start) as usize) else {
-                    return Err(Request { tag, op: Op::Read { offset, bufs }, deadline });
-                };
-                let skip = (offset - whole.start) as usize;
-                let op = Op::Read { offset: whole.start, bufs: memory };
-                self.forward(Request { tag, op, deadline }, 0..0, Some(Patch::Read { skip, bufs }));
-                Ok(())
-            }
-            Op::Write { .. } => self.start_fill(Request { tag, op, deadline }, blocks, None),
-            Op::WriteZeroes { offset, len, fua, unmap } => {
-                let zeroes = Zeroes { offset, len, fua, unmap };
-                self.start_zeroes(tag, zeroes, deadline)
-                    .map_err(|Exhausted { .. }| zeroes.request(tag, deadline))
-            }
-            // Advice about part of a block is not taken.
-            Op::Discard { offset, len } => {
-                let block = u64::from(self.geometry.block_size.bytes());
-                let (from, to) = (offset.next_multiple_of(block), (offset + len) / block * block);
-                match from < to {
-                    true => {
-                        let op = Op::Discard { offset: from, len: to - from };
-                        self.forward(Request { tag, op, deadline }, from..to, None);
-                    }
-                    false => self.finish(tag, Ok(()), BufList::new()),
-                }
-                Ok(())
-            }
-            Op::Flush => {
-                self.forward(Request { tag, op: Op::Flush, deadline }, 0..0, None);
-                Ok(())
-            }
-        }
-    }
-
-    fn start_fill(
-        &mut self,
-        request: Request,
-        blocks: Range<u64>,
-        then: Option<Request>,
-    ) -> Result<(), Request> {
-        let Ok(memory) = self.slab.alloc_list((blocks.end - blocks.start) as usize) else {
-            return Err(request);
-        };
+    /// Goes on with a job that has nothing below: its next piece, or back if there is no memory for it.
+    pub(super) fn next_piece(&mut self, key: Key, mut job: Box<Job>) -> Result<(), Box<Job>> {
         let block = u64::from(self.geometry.block_size.bytes());
-        let range = request.op.range();
-        let first_whole = range.start == blocks.start && range.end - range.start >= block;
-        let one_block = blocks.end - blocks.start == block;
-        let last_to_read = !one_block && range.end != blocks.end;
-        let fill = Fill { memory, last_to_read, then };
-        self.read_edge(request, blocks, fill, first_whole)
-    }
-
-    /// Reads the next edge block into its place in the memory, or goes on to the write.
-    fn read_edge(
-        &mut self,
-        request: Request,
-        blocks: Range<u64>,
-        mut rest: Fill,
-        first_done: bool,
-    ) -> Result<(), Request> {
-        let block = self.geometry.block_size.bytes() as usize;
-        let at = if !first_done {
-            blocks.start
-        } else if std::mem::take(&mut rest.last_to_read) {
-            blocks.end - block as u64
-        } else {
-            self.write_filled(request, blocks, rest);
-            return Ok(());
-        };
-        let Ok(buf) = self.slab.alloc(block) else { return Err(request) };
-        let op = Op::Read { offset: at, bufs: BufList::from_iter([buf]) };
-        let (tag, deadline) = (request.tag, request.deadline);
-        self.forward(Request { tag, op, deadline }, blocks, Some(Patch::Fill { request, rest }));
+        let Ok(piece) = job.next_piece(&self.slab, block) else { return Err(job) };
+        job.piece = piece;
+        self.send(key, job);
         Ok(())
     }
 
-    /// All edges are in: the data goes over them, and all goes down.
-    fn write_filled(&mut self, request: Request, blocks: Range<u64>, mut rest: Fill) {
-        let Request { tag, op, deadline } = request;
-        let Op::Write { offset, data, fua } = op else { return };
-        let mut at = (offset - blocks.start) as usize;
-        for view in &data {
-            put(&mut rest.memory, at, view);
-            at += view.len();
-        }
-        let data: ViewList = rest.memory.into_iter().map(Buf::freeze).collect();
-        let op = Op::Write { offset: blocks.start, data, fua };
-        self.forward(Request { tag, op, deadline }, blocks, Some(Patch::Then(rest.then)));
+    /// Sends the next part of the job's piece down.
+    fn send(&mut self, key: Key, mut job: Box<Job>) {
+        let op = job.next_op(u64::from(self.geometry.block_size.bytes()));
+        let deadline = job.deadline;
+        self.put_back(key, job);
+        self.submit_below(key, op, deadline);
     }
 
-    /// Zeroes from the front: up to the first whole block, then whole blocks, then what is left.
-    fn start_zeroes(&mut self, tag: Tag, zeroes: Zeroes, deadline: Time) -> Result<(), Exhausted> {
-        let Zeroes { offset, len, fua, unmap } = zeroes;
-        let block = u64::from(self.geometry.block_size.bytes());
-        let end = offset + len;
-        let whole_end = end / block * block;
-        let aligned = offset.is_multiple_of(block) && offset < whole_end;
-        let cut = if aligned { whole_end } else { end.min((offset + 1).next_multiple_of(block)) };
-        let rest = Zeroes { offset: cut, len: end - cut, ..zeroes };
-        let then = (cut < end).then(|| rest.request(tag, deadline));
-        if aligned {
-            let op = Op::WriteZeroes { offset, len: cut - offset, fua, unmap };
-            self.forward(Request { tag, op, deadline }, offset..cut, Some(Patch::Then(then)));
-            return Ok(());
-        }
-        // A part of one block: zeroes are data.
-        let mut data = self.slab.alloc((cut - offset) as usize)?;
-        data.fill(0);
-        let op = Op::Write { offset, data: ViewList::from_iter([data.freeze()]), fua };
-        let blocks = self.blocks_of(offset..cut);
-        let back = self.start_fill(Request { tag, op, deadline }, blocks, then);
-        back.map_err(|_| Exhausted { bytes: block as usize })
-    }
-
-    /// Goes on with a request whose part below is answered.
-    pub(super) fn go_on(&mut self, tag: Tag, blocks: Range<u64>, patch: Patch, answer: Completion) {
-        if let Err(error) = answer.result {
-            let bufs = if let Patch::Read { bufs, .. } = patch { bufs } else { BufList::new() };
-            return self.finish(tag, Err(error), bufs);
-        }
-        match patch {
-            Patch::Read { skip, mut bufs } => {
-                let mut at = skip;
-                for buf in &mut bufs {
-                    take(&answer.bufs, at, buf);
-                    at += buf.len();
-                }
-                self.finish(tag, Ok(()), bufs);
-            }
-            Patch::Then(None) => self.finish(tag, Ok(()), BufList::new()),
-            Patch::Then(Some(request)) => self.again(request),
-            Patch::Fill { request, mut rest } => {
-                let block = self.geometry.block_size.bytes() as usize;
-                let len = list_len(&rest.memory) as usize;
-                let is_last = !rest.last_to_read && len > block && request.op.range().end != blocks.end;
-                let at = if is_last { len - block } else { 0 };
-                if let Some(edge) = answer.bufs.first() {
-                    put(&mut rest.memory, at, edge);
-                }
-                if let Err(request) = self.read_edge(request, blocks, rest, true) {
-                    self.again(request);
-                }
-            }
-        }
-    }
-
-    /// Starts a request, or lets it wait for memory.
-    fn again(&mut self, request: Request) {
-        if let Err(request) = self.start(request) {
-            self.waiting.push_front(request);
+    /// A part of a job is answered.
+    pub(super) fn go_on(&mut self, key: Key, mut job: Box<Job>, answer: Completion) {
+        let piece_done = match answer.result.and_then(|()| job.take(answer.bufs)) {
+            Ok(piece_done) => piece_done,
+            Err(error) => return self.end_job(key, *job, Err(error)),
+        };
+        if piece_done && job.at == job.op.range().end {
+            self.end_job(key, *job, Ok(()));
+        } else if job.canceled {
+            let error = job.error(ErrorKind::Canceled);
+            self.end_job(key, *job, Err(error));
+        } else if piece_done {
+            self.next_piece_or_wait(key, job);
+        } else {
+            self.send(key, job);
         }
     }
 }
 
-/// A write-zeroes.
-#[derive(Clone, Copy)]
-struct Zeroes {
-    offset: u64,
-    len: u64,
-    fua: bool,
-    unmap: bool,
+fn freeze(memory: &mut BufList) -> ViewList {
+    std::mem::take(memory).into_iter().map(Buf::freeze).collect()
 }
 
-impl Zeroes {
-    fn request(self, tag: Tag, deadline: Time) -> Request {
-        let Zeroes { offset, len, fua, unmap } = self;
-        Request { tag, op: Op::WriteZeroes { offset, len, fua, unmap }, deadline }
-    }
-}
-
-/// Copies `bytes` over the list's bytes from `at` on.
-fn put(list: &mut BufList, mut at: usize, mut bytes: &[u8]) {
-    for buf in list {
-        if at >= buf.len() {
-            at -= buf.len();
-            continue;
-        }
-        let len = bytes.len().min(buf.len() - at);
-        buf[at..at + len].copy_from_slice(&bytes[..len]);
-        bytes = &bytes[len..];
-        at = 0;
-        if bytes.is_empty() {
-            return;
+/// Copies `len` bytes of the list `source` from byte `from` on to the list `target` at byte `to`.
+fn copy<S: AsRef<[u8]>>(source: &[S], mut from: usize, target: &mut [Buf], mut to: usize, mut len: usize) {
+    let (mut s, mut t) = (0, 0);
+    while len > 0 && s < source.len() && t < target.len() {
+        let bytes = source[s].as_ref();
+        if from >= bytes.len() {
+            from -= bytes.len();
+            s += 1;
+        } else if to >= target[t].len() {
+            to -= target[t].len();
+            t += 1;
+        } else {
+            let count = len.min(bytes.len() - from).min(target[t].len() - to);
+            target[t][to..to + count].copy_from_slice(&bytes[from..from + count]);
+            (from, to, len) = (from + count, to + count, len - count);
         }
     }
-}
-
-/// Fills `bytes` with the list's bytes from `at` on.
-fn take(list: &BufList, mut at: usize, mut bytes: &mut [u8]) {
-    for buf in list {
-        if at >= buf.len() {
-            at -= buf.len();
-            continue;
-        }
-        let len = bytes.len().min(buf.len() - at);
-        bytes[..len].copy_from_slice(&buf[at..at + len]);
-        bytes = &mut bytes[len..];
-        at = 0;
-        if bytes.is_empty() {
-            return;
-        }
-    }
+    debug_assert_eq!(len, 0, "a list is shorter than what is copied");
 }

@@ -24,7 +24,7 @@ impl Rig {
         let disk =
             Disk::new(DiskConfig { latency, ..DiskConfig::quiet(SIZE, block) }.with_seed(seed), &clock);
         let slab = Slab::new(slab).unwrap();
-        Rig { lu: Lu::new(Checked::new(disk.device()), &slab), clock, slab, next: 0 }
+        Rig { lu: Lu::new(Checked::new(disk.device()), &slab, &clock), clock, slab, next: 0 }
     }
 
     fn submit(&mut self, op: Op) -> Tag {
@@ -146,4 +146,123 @@ fn advice_about_part_of_a_block_does_nothing() {
     rig.submit(Op::Discard { offset: 1, len: 4095 });
     rig.finish(1);
     assert!(rig.read(0, 8192).iter().all(|&byte| byte == 7));
+}
+
+/// A request that found no memory used to wait for an answer from below, of which there was none to come: it
+/// hung for ever, while the LU asked to be woken at once, again and again.
+#[test]
+fn a_request_that_waits_for_memory_starts_when_some_comes_back_from_elsewhere() {
+    let mut rig = Rig::new(BlockSize::B4096, 1, &SlabConfig::of(&[(4096, 4)]));
+    let bufs = rig.slab.alloc_list(512).unwrap();
+    let held: Vec<_> = (0..3).map(|_| rig.slab.alloc(4096).unwrap()).collect();
+    rig.submit(Op::Read { offset: 512, bufs });
+    let mut done = Vec::new();
+    for _ in 0..10 {
+        rig.lu.reap(&mut done);
+        assert!(rig.lu.wake_at().unwrap() > rig.clock.now(), "it spins");
+        rig.clock.advance_to(rig.lu.wake_at().unwrap());
+    }
+    assert!(done.is_empty());
+    drop(held);
+    assert_eq!(rig.finish(1)[0].result, Ok(()));
+}
+
+#[test]
+fn whatever_waits_for_memory_or_for_another_write_is_answered_by_its_deadline() {
+    let mut rig = Rig::new(BlockSize::B4096, 1, &SlabConfig::of(&[(4096, 6)]));
+    let views: Vec<_> = (0..3).map(|_| rig.slab.alloc(100).unwrap().freeze()).collect();
+    let bufs = rig.slab.alloc_list(512).unwrap();
+    let held: Vec<_> = (0..2).map(|_| rig.slab.alloc(4096).unwrap()).collect();
+    rig.submit(Op::Read { offset: 512, bufs });
+    for view in views {
+        rig.submit(Op::Write { offset: 5, data: ViewList::from_iter([view]), fua: false });
+    }
+    let canceled = rig.submit(Op::WriteZeroes { offset: 7, len: 1, fua: false, unmap: false });
+    rig.lu.cancel(canceled);
+    let done = rig.finish(5);
+    let kinds: Vec<_> = done.iter().map(|completion| completion.result.unwrap_err().kind).collect();
+    use ErrorKind::{Canceled, Timeout};
+    assert_eq!(kinds, [Timeout, Timeout, Timeout, Timeout, Canceled]);
+    assert_eq!(done[0].bufs.len(), 1, "the read's memory comes back");
+    drop((held, done));
+    assert_eq!(rig.slab.usage().used_bytes, 0);
+    rig.write(5, &[7; 100]);
+    assert_eq!(rig.finish(1)[0].result, Ok(()), "no lock is left behind");
+}
+
+/// An unaligned write used to need memory for the whole request again, beside its payload: a large one waited
+/// for ever for what its own client held.
+#[test]
+fn an_unaligned_request_larger_than_the_free_memory_is_done_in_pieces() {
+    for free in [1, 2, 5] {
+        let mut rig = Rig::new(BlockSize::B4096, 1, &SlabConfig::of(&[(4096, 10 + free)]));
+        let data: ViewList = (0..10u8)
+            .map(|i| {
+                let mut buf = rig.slab.alloc(4096).unwrap();
+                buf.fill(i + 1);
+                buf.freeze()
+            })
+            .collect();
+        rig.submit(Op::Write { offset: 512, data, fua: false });
+        assert_eq!(rig.finish(1)[0].result, Ok(()));
+        let bytes = rig.read(512, 36_000);
+        assert!(bytes.iter().enumerate().all(|(i, &byte)| byte as usize == i / 4096 + 1), "{free} free");
+    }
+}
+
+/// What a device below sees must be whole blocks of aligned memory, segment by segment: a file opened without
+/// the page cache takes nothing else.
+#[test]
+fn every_segment_of_an_unaligned_write_is_whole_blocks_of_aligned_memory() {
+    struct Strict<D>(D);
+    impl<D: BlockDev> BlockDev for Strict<D> {
+        fn geometry(&self) -> Geometry {
+            self.0.geometry()
+        }
+        fn submit(&mut self, request: Request) {
+            let whole = |bytes: &[u8]| (bytes.as_ptr() as usize | bytes.len()).is_multiple_of(512);
+            match &request.op {
+                Op::Write { data, .. } => assert!(data.iter().all(|view| whole(view)), "{data:?}"),
+                Op::Read { bufs, .. } => assert!(bufs.iter().all(|buf| whole(buf)), "{bufs:?}"),
+                _ => {}
+            }
+            self.0.submit(request);
+        }
+        fn reap(&mut self, done: &mut Vec<Completion>) {
+            self.0.reap(done);
+        }
+        fn cancel(&mut self, tag: Tag) {
+            self.0.cancel(tag);
+        }
+        fn wake_at(&self) -> Option<Time> {
+            self.0.wake_at()
+        }
+    }
+    let size = 4 << 20;
+    for block in [BlockSize::B512, BlockSize::B4096] {
+        let clock = Clock::virtual_at(Time::from_ns(1));
+        let disk = Disk::new(DiskConfig::quiet(size, block), &clock);
+        let slab = Slab::new(&SlabConfig::small()).unwrap();
+        let mut lu = Lu::new(Strict(Checked::new(disk.device())), &slab, &clock);
+        let mut model = vec![0; size as usize];
+        let finish = |lu: &mut Lu<_>, op| {
+            lu.submit(Request { tag: Tag(1), op, deadline: Time::NEVER });
+            let mut done = Vec::new();
+            run_until(&clock, lu, &mut done, |_, done| !done.is_empty()).unwrap();
+            done[0].result.unwrap();
+            done.remove(0).bufs
+        };
+        let ranges = [(100_000, 300_001), (1, 2_500_000), (4095, 2), ((1 << 20) - 1, 2), (511, 1)];
+        for (round, (offset, len)) in ranges.into_iter().enumerate() {
+            let mut bufs = slab.alloc_list(len).unwrap();
+            bufs.iter_mut().for_each(|buf| buf.fill(round as u8 + 1));
+            model[offset..offset + len].fill(round as u8 + 1);
+            let data = bufs.into_iter().map(|buf| buf.freeze()).collect();
+            finish(&mut lu, Op::Write { offset: offset as u64, data, fua: true });
+            let read = |offset, len| Op::Read { offset, bufs: slab.alloc_list(len).unwrap() };
+            let bufs = finish(&mut lu, read(3, 2_600_001));
+            let bytes: Vec<u8> = bufs.iter().flat_map(|buf| buf.to_vec()).collect();
+            assert!(bytes == model[3..][..2_600_001], "{block:?} {offset}+{len}");
+        }
+    }
 }

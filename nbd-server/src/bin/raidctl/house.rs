@@ -72,7 +72,7 @@ impl House {
         self.arrays.push(Hosted {
             export,
             name: array.name(),
-            lu: Lu::new(array, slab),
+            lu: Lu::new(array, slab, &self.clock),
             corrected: Moderation::default(),
         });
     }
