@@ -3,6 +3,7 @@
 //! Each call changes the state at once; the superblocks follow with the next calls of `reap`. What cannot be
 //! done safely is refused, with the thing and the remedy named.
 
+use super::assemble::fits;
 use super::member::{Member, MemberId};
 use super::{Array, Event};
 use crate::dev::BlockDev;
@@ -34,6 +35,17 @@ pub enum AdminError {
     /// Without it the array would lose data.
     #[error("{array} cannot do without {device}: add another device and let it be rebuilt first")]
     Needed {
+        /// The device.
+        device: String,
+        /// Of which array.
+        array: String,
+    },
+    /// Parity has not been checked since an unclean stop.
+    #[error(
+        "{array} is being resynced after an unclean stop, and without {device} blocks might be rebuilt wrongly: \
+         wait until `raidctl status {array}` shows no resync"
+    )]
+    InDoubt {
         /// The device.
         device: String,
         /// Of which array.
@@ -97,6 +109,16 @@ pub enum AdminError {
         /// The device.
         device: String,
     },
+    /// It takes too little at a time.
+    #[error("{device} cannot take part in {array}: its largest transfer is less than {needed} bytes")]
+    Unfit {
+        /// The device.
+        device: String,
+        /// In which array.
+        array: String,
+        /// What is needed.
+        needed: u32,
+    },
     /// Spares do no good to an array without redundancy.
     #[error("{array} is a raid0 and has no redundancy to rebuild a device from: it takes no spares")]
     NoRedundancy {
@@ -127,12 +149,20 @@ impl Array {
     pub fn fail(&mut self, device: &str) -> Result<(), AdminError> {
         let id = self.named(device)?;
         let (array, device) = (self.name(), device.to_owned());
+        if !self.phase.is_serving() {
+            return Err(AdminError::NotServing { array });
+        }
         let state = self.members[id.0].state;
         if state.is_out() {
             return Err(AdminError::AlreadyOut { device, state, array });
         }
         if !self.can_lose(id) {
             return Err(AdminError::Needed { device, array });
+        }
+        let loses_data =
+            self.members[id.0].state == MemberState::InSync && self.layout.parity_algorithm().is_some();
+        if loses_data && self.in_doubt && self.meta.resync.is_some() {
+            return Err(AdminError::InDoubt { device, array });
         }
         self.fail_member(id, "failed by the administrator");
         Ok(())
@@ -142,6 +172,9 @@ impl Array {
     pub fn remove(&mut self, device: &str) -> Result<(), AdminError> {
         let id = self.named(device)?;
         let (array, device) = (self.name(), device.to_owned());
+        if !self.phase.is_serving() {
+            return Err(AdminError::NotServing { array });
+        }
         let member = &mut self.members[id.0];
         let state = member.state;
         if !matches!(state, MemberState::Spare | MemberState::Faulty) {
@@ -189,6 +222,9 @@ impl Array {
         }
         if geometry.read_only {
             return Err(AdminError::ReadOnly { device });
+        }
+        if !fits(&geometry, &self.layout) {
+            return Err(AdminError::Unfit { device, array, needed: self.layout.unit_rows() });
         }
         let without_slot = self.members.iter().filter(|member| member.slot.is_none() && !member.forgotten);
         if without_slot.count() >= MAX_SPARES {

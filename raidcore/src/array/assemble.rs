@@ -8,8 +8,8 @@ use super::{Array, Event};
 use crate::buf::{Exhausted, Slab, SlabConfig};
 use crate::dev::{BlockDev, Geometry};
 use crate::layout::{Layout, Level};
-use crate::limits::{ARRAY_QUEUE_DEPTH, DEFAULT_DEADLINE, MAX_REQUEST_BYTES};
-use crate::meta::{ArrayMeta, Assembly, Found, IncarnationUuid, MemberState};
+use crate::limits::{ARRAY_QUEUE_DEPTH, DEFAULT_DEADLINE, MAX_MEMBERS, MAX_REQUEST_BYTES, MAX_SPARES};
+use crate::meta::{self, ArrayMeta, Assembly, Found, IncarnationUuid, MemberState, SUPERBLOCK_BYTES};
 use crate::slots::Slots;
 use crate::time::{Clock, Time};
 use std::time::Duration;
@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 /// Scratch memory beyond what one operation needs: how much work on partial stripes goes on side by side.
 const SCRATCH_SMALL_BLOCKS: usize = 2048;
-const SCRATCH_ROW_BLOCKS: usize = 384;
+pub(super) const SCRATCH_ROW_BLOCKS: usize = 384;
 
 /// How an array is run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +50,20 @@ pub enum StartError {
     /// of this run would leave it two behind, and out.
     #[error("{0} lags behind the newest metadata: bring it up with `meta::catch_up` before the start")]
     Lagging(String),
+    /// A member that takes no transfer of the height of a unit, or no request at all.
+    #[error(
+        "{device} takes transfers of {max_transfer_bytes} bytes, {queue_depth} at a time: {needed} and 1 are needed"
+    )]
+    Unfit {
+        /// The device.
+        device: String,
+        /// What it takes.
+        max_transfer_bytes: u64,
+        /// How many together.
+        queue_depth: u32,
+        /// What the array needs.
+        needed: u32,
+    },
     /// A feature that forbids this version to write.
     #[error("the array uses features that this version may not write: use the version that made it")]
     ReadOnly,
@@ -80,11 +94,20 @@ impl Array {
         let meta = assembly.begin(IncarnationUuid(Uuid::new_v4()), clock.wall_ns());
         let layout = meta.layout;
         let members = members_of(&meta, assembly, found, devices)?;
+        for member in &members {
+            if let Some(geometry) = member.geometry().filter(|g| !fits(g, &layout)) {
+                let Geometry { max_transfer_bytes, queue_depth, .. } = geometry;
+                let (device, needed) = (member.device.clone(), layout.unit_rows());
+                return Err(StartError::Unfit { device, max_transfer_bytes, queue_depth, needed });
+            }
+        }
         let in_slot = |slot| members.iter().position(|member| member.slot == Some(slot)).map(MemberId);
         let slots: Vec<MemberId> = layout.all_slots().filter_map(in_slot).collect();
         debug_assert_eq!(slots.len(), layout.slots());
 
         let scratch = Slab::new(&scratch_config(&layout))?;
+        let superblock_blocks = 2 * (MAX_MEMBERS + MAX_SPARES);
+        let superblock_memory = Slab::new(&SlabConfig::of(&[(SUPERBLOCK_BYTES, superblock_blocks)]))?;
         let zeroes = scratch_zeroes(&layout)?;
         let mut array = Array {
             geometry: geometry_of(&meta, &layout, &members),
@@ -93,11 +116,15 @@ impl Array {
             clock: clock.clone(),
             slab: slab.clone(),
             scratch,
+            superblock_memory,
             zeroes,
             members,
             slots,
             all_well: false,
             failed: false,
+            // An array that was just created is the one that is unsynced without a doubt.
+            in_doubt: meta.resync.is_some() && !(assembly.array.clean && assembly.array.events == 1),
+            unclean: false,
             phase: Phase::Serving,
             parents: Slots::new(),
             units: Units::default(),
@@ -108,6 +135,7 @@ impl Array {
             flushes_waiting: Vec::new(),
             flushes_awaiting_commit: Vec::new(),
             sync: None,
+            resync_given_up: false,
             walks: 0,
             last_write: clock.now(),
             writes_begun: 0,
@@ -134,7 +162,9 @@ fn members_of(
     let mut devices: Vec<(usize, Option<Box<dyn BlockDev>>)> =
         devices.into_iter().map(|(index, dev)| (index, Some(dev))).collect();
     let mut members = Vec::new();
-    for entry in &meta.members {
+    // Who is out, has no slot and no device, can never come back: it leaves the table.
+    let is_known = |entry: &&meta::Member| entry.slot.is_some() || !entry.state.is_out();
+    for entry in meta.members.iter().filter(is_known) {
         let used = assembly.slots.iter().flatten().chain(&assembly.spares);
         let index = used.copied().find(|&index| found[index].loaded.superblock.own.member == entry.uuid);
         let mut member = match index {
@@ -156,6 +186,11 @@ fn members_of(
         members.push(member);
     }
     Ok(members)
+}
+
+/// True if a member of this geometry can take part.
+pub(super) fn fits(geometry: &Geometry, layout: &Layout) -> bool {
+    geometry.max_transfer_bytes >= u64::from(layout.unit_rows()) && geometry.queue_depth > 0
 }
 
 /// What the array is to its user: the least of what its members can do.

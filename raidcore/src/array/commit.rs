@@ -7,9 +7,10 @@
 
 use super::member::{Member, MemberId};
 use super::plug::{Io, Outcome, Piece};
+use super::stop::Phase;
 use super::{Array, Owner};
 use crate::buf::Buf;
-use crate::meta::{self, IncarnationUuid, Superblock};
+use crate::meta::{self, IncarnationUuid, MemberState, Superblock};
 use uuid::Uuid;
 
 /// What is wanted, what is written.
@@ -63,7 +64,8 @@ impl Array {
 
     /// Starts writing what is wanted, if nothing is being written.
     pub(super) fn pump_commit(&mut self) {
-        if self.commit.writing.is_some() || !self.commit.is_pending() || self.failed {
+        let over = self.failed || self.phase == Phase::Stopped;
+        if over || self.commit.writing.is_some() || !self.commit.is_pending() {
             return;
         }
         // What was asked for since the start is not in the prepared metadata: it is the next commit's.
@@ -74,9 +76,9 @@ impl Array {
         if live.is_empty() {
             return;
         }
-        // Without memory for all of them nothing is begun; it comes back when an operation ends.
+        // Memory of its own, enough for every member: operations that wait for this commit hold what they hold.
         let bufs: Result<Vec<Buf>, _> =
-            live.iter().map(|_| self.scratch.alloc(meta::SUPERBLOCK_BYTES)).collect();
+            live.iter().map(|_| self.superblock_memory.alloc(meta::SUPERBLOCK_BYTES)).collect();
         let Ok(bufs) = bufs else { return };
         self.next_metadata();
         self.commit.writing = Some(Writing { generation, left: live.len(), clean: self.meta.clean });
@@ -94,7 +96,8 @@ impl Array {
             uuid: member.uuid,
             slot: member.slot,
             state: member.state,
-            rebuilt_bytes: member.rebuilt_bytes,
+            // Only a rebuild has a checkpoint; what a failed target once had counts no more.
+            rebuilt_bytes: if member.state == MemberState::Rebuilding { member.rebuilt_bytes } else { 0 },
         };
         let table = self.members.iter().filter(|member| !member.forgotten).map(entry).collect();
         let fresh = IncarnationUuid(Uuid::new_v4());
@@ -111,8 +114,12 @@ impl Array {
     }
 
     pub(super) fn on_commit_written(&mut self, outcome: Outcome, id: MemberId) {
-        if let Err(error) = &outcome.result {
-            self.note_write_error(id, error);
+        if let Err(error) = &outcome.result
+            && self.note_write_error(id, error).is_some()
+        {
+            // The array cannot do without this member, and it would go on unannounced: no write may be
+            // acknowledged on the strength of this commit.
+            self.fail_array(id, error);
         }
         let Some(writing) = &mut self.commit.writing else { return };
         writing.left -= 1;

@@ -73,6 +73,13 @@ pub enum Event {
     ResyncStarted,
     /// Redundancy is complete.
     ResyncFinished,
+    /// The resync came to its end, but some blocks could not be read: redundancy is not complete there.
+    ResyncIncomplete {
+        /// How many pieces of 4 KiB rows were left as they are.
+        rows: u64,
+    },
+    /// A member was lost before the resync after an unclean stop had checked its stripes.
+    ParityInDoubt,
     /// A member was taken out of the array.
     Removed {
         /// The device.
@@ -112,6 +119,8 @@ impl Event {
             Event::RebuildFailed { .. } => "RebuildFailed",
             Event::ResyncStarted => "ResyncStarted",
             Event::ResyncFinished => "ResyncFinished",
+            Event::ResyncIncomplete { .. } => "ResyncIncomplete",
+            Event::ParityInDoubt => "ParityInDoubt",
             Event::Removed { .. } => "Removed",
             Event::Stopped { .. } => "Stopped",
         }
@@ -123,6 +132,8 @@ impl Event {
             Event::DegradedArray { survives_more: false, .. }
             | Event::ArrayFailed { .. }
             | Event::RebuildFailed { .. }
+            | Event::ResyncIncomplete { .. }
+            | Event::ParityInDoubt
             | Event::Stopped { clean: false } => Severity::Critical,
             Event::DegradedArray { .. } | Event::Fail { .. } | Event::ReadErrorCorrected { .. } => {
                 Severity::Warning
@@ -162,6 +173,13 @@ impl fmt::Display for Event {
             Event::RebuildFailed { device, reason } => write!(f, "rebuild of {device} given up: {reason}"),
             Event::ResyncStarted => f.write_str("resync started"),
             Event::ResyncFinished => f.write_str("resync finished"),
+            Event::ResyncIncomplete { rows } => {
+                write!(f, "resync ended, but {rows} rows could not be read and have NO redundancy: replace the disk")
+            }
+            Event::ParityInDoubt => f.write_str(
+                "a member was lost before the resync after a crash was through: blocks written just before the crash \
+                 may be rebuilt WRONGLY; compare them with a backup",
+            ),
             Event::Removed { device } => write!(f, "{device} removed"),
             Event::Stopped { clean: true } => f.write_str("array stopped, clean"),
             Event::Stopped { clean: false } => {

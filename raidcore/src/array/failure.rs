@@ -35,6 +35,7 @@ impl Array {
 
     /// A write, flush or superblock write to a member failed. Returns the error that its requests get, if any:
     /// none if the other members have what was written.
+    #[must_use = "what the other members do not have must be told to who wrote it"]
     pub(super) fn note_write_error(&mut self, id: MemberId, error: &IoError) -> Option<ErrorKind> {
         let member = &mut self.members[id.0];
         if member.state.is_out() {
@@ -71,19 +72,26 @@ impl Array {
         let member = &mut self.members[id.0];
         let was_in_sync = member.state == MemberState::InSync;
         member.state = MemberState::Faulty;
+        // What is in the device is not waited for until its deadline.
+        member.cancel_all();
         let (device, slot) = (member.device.clone(), member.slot);
         self.event(Event::Fail { device, slot, reason: reason.to_owned() });
         self.stop_sync_without(id, SyncStop::MemberFailed);
-        if was_in_sync && self.layout.parity_algorithm().is_some() {
-            // There is nothing left to compare parity with; what is missing follows from the rest.
-            self.meta.resync = None;
+        if was_in_sync && self.meta.resync.is_some() && self.layout.parity_algorithm().is_some() {
+            if self.in_doubt {
+                // The superblocks keep it in mind: what parity makes up may be wrong where it was not checked.
+                self.event(Event::ParityInDoubt);
+            } else {
+                // A new array: what was never written is anything, and what was written has its parity.
+                self.meta.resync = None;
+            }
         }
         self.commit.request();
         self.look_at_health();
         self.tell_degraded();
     }
 
-    fn fail_array(&mut self, id: MemberId, error: &IoError) {
+    pub(super) fn fail_array(&mut self, id: MemberId, error: &IoError) {
         if self.failed {
             return;
         }

@@ -45,8 +45,9 @@ pub(super) struct Member {
 impl Member {
     pub(super) fn present(uuid: MemberUuid, device: String, dev: Box<dyn BlockDev>, own: Own) -> Member {
         let dev = Checked::new(dev);
-        let queue_depth = dev.geometry().queue_depth as usize;
-        Member { device, own: Some(own), dev: Some(dev), queue_depth, ..Member::missing(uuid) }
+        let geometry = dev.geometry();
+        let (queue_depth, plug) = (geometry.queue_depth as usize, Plug::new(geometry.max_transfer_bytes));
+        Member { device, own: Some(own), dev: Some(dev), queue_depth, plug, ..Member::missing(uuid) }
     }
 
     pub(super) fn missing(uuid: MemberUuid) -> Member {
@@ -57,7 +58,7 @@ impl Member {
             state: MemberState::Missing,
             errors: ErrorCounts::default(),
             own: None,
-            plug: Plug::new(),
+            plug: Plug::new(0),
             rebuilt_bytes: 0,
             rebuild_given_up: false,
             forgotten: false,
@@ -80,6 +81,13 @@ impl Member {
         self.plug.load() == 0
     }
 
+    /// Asks the device to give up what it is doing.
+    pub(super) fn cancel_all(&mut self) {
+        if let Some(dev) = &mut self.dev {
+            self.plug.sent_tags().for_each(|tag| dev.cancel(tag));
+        }
+    }
+
     /// Lets go of the device, which nothing is under way on any more.
     pub(super) fn release(&mut self) {
         self.dev = None;
@@ -92,12 +100,20 @@ impl Member {
     }
 
     /// Takes what the device has completed.
-    pub(super) fn reap(&mut self, completions: &mut Vec<Completion>, outcomes: &mut Vec<Outcome>) {
+    pub(super) fn reap(
+        &mut self,
+        now: Time,
+        patience: Duration,
+        completions: &mut Vec<Completion>,
+        outcomes: &mut Vec<Outcome>,
+    ) {
         if let Some(dev) = &mut self.dev
             && self.plug.in_device() > 0
         {
             dev.reap(completions);
-            completions.drain(..).for_each(|completion| self.plug.complete(completion, outcomes));
+            for completion in completions.drain(..) {
+                self.plug.complete(completion, now, patience, outcomes);
+            }
         }
     }
 
@@ -108,7 +124,7 @@ impl Member {
         }
         match &mut self.dev {
             Some(dev) if !self.state.is_out() => {
-                self.plug.flush(dev, self.queue_depth, clock.now() + deadline)
+                self.plug.flush(dev, self.queue_depth, clock.now(), deadline)
             }
             _ => self.plug.fail_waiting(ErrorKind::Gone, outcomes),
         }
@@ -124,6 +140,6 @@ impl Member {
 
     pub(super) fn wake_at(&self) -> Option<Time> {
         let dev = self.dev.as_ref()?;
-        if self.plug.in_device() > 0 { dev.wake_at() } else { None }
+        if self.plug.in_device() > 0 { dev.wake_at() } else { self.plug.wake_at() }
     }
 }

@@ -67,7 +67,7 @@ pub(in crate::array) enum Owner {
     /// A read that went straight to its home.
     Read { parent: Key, part: u32, unit: UnitId, span: Span, member: MemberId },
     /// A write that went straight to its home: RAID0.
-    Write { parent: Key },
+    Write { parent: Key, member: MemberId },
     /// A read of an operation, into this scratch buffer.
     OpRead { op: Key, scratch: u32, member: MemberId },
     /// A write of an operation.
@@ -89,6 +89,8 @@ pub struct Array {
     slab: Slab,
     /// Memory of operations under way. It is apart from the clients' so that they cannot starve each other.
     scratch: Slab,
+    /// Memory of superblocks on their way out: enough for one per member.
+    superblock_memory: Slab,
     /// A unit's height of zeroes, written wherever zeroes are asked for.
     zeroes: View,
 
@@ -98,6 +100,10 @@ pub struct Array {
     /// No slot is missing, failed, rebuilding or out of sync: reads need no further look.
     all_well: bool,
     failed: bool,
+    /// A resync is due because of an unclean stop, not because the array is new.
+    in_doubt: bool,
+    /// The stop could not mark the superblocks clean.
+    unclean: bool,
     phase: Phase,
 
     parents: Slots<Parent>,
@@ -112,6 +118,8 @@ pub struct Array {
     /// Flush requests that are done but for a commit.
     flushes_awaiting_commit: Vec<Key>,
     sync: Option<Sync>,
+    /// A resync ended with rows that could not be read: it is not begun again by itself.
+    resync_given_up: bool,
     /// How many walks there have been.
     walks: u64,
     /// When a write came last: an array that has been idle for a while is marked clean.
@@ -149,7 +157,9 @@ impl Array {
         if self.all_well {
             return Access::default();
         }
-        let mut access = Access { unsynced: self.is_unsynced(unit), ..Access::default() };
+        let unsynced = self.is_unsynced(unit);
+        let in_doubt = unsynced && self.in_doubt;
+        let mut access = Access { unsynced, in_doubt, ..Access::default() };
         for slot in self.layout.all_slots() {
             if !self.is_readable(slot, unit) {
                 access.unreadable.insert(slot);
@@ -176,7 +186,12 @@ impl Array {
         for _ in 0..MAX_TURNS {
             let mut outcomes = std::mem::take(&mut self.outcomes);
             for member in &mut self.members {
-                member.reap(&mut self.completions, &mut outcomes);
+                member.reap(
+                    self.clock.now(),
+                    self.options.member_deadline,
+                    &mut self.completions,
+                    &mut outcomes,
+                );
             }
             let moved = !outcomes.is_empty();
             outcomes.drain(..).for_each(|outcome| self.on_outcome(outcome));
@@ -202,7 +217,7 @@ impl Array {
                 let piece = ReadPiece { parent, part, unit, span };
                 self.on_plain_read(outcome, piece, member);
             }
-            Owner::Write { parent } => self.on_plain_write(outcome, parent),
+            Owner::Write { parent, member } => self.on_plain_write(outcome, parent, member),
             Owner::OpRead { op, scratch, member } => self.on_op_read(outcome, op, scratch, member),
             Owner::OpWrite { op, member } => self.on_op_write(outcome, op, member),
             Owner::Commit { member } => self.on_commit_written(outcome, member),
@@ -238,9 +253,7 @@ impl BlockDev for Array {
         let now_if = |pending: bool| pending.then(|| self.clock.now());
         let members = self.members.iter().filter_map(Member::wake_at).min();
         let deadlines = (self.parents.len() > 0).then_some(self.next_deadline_check);
-        let pending = !self.finished.is_empty()
-            || self.units.has_ready()
-            || self.members.iter().any(|m| m.plug.has_waiting() && m.plug.in_device() == 0);
+        let pending = !self.finished.is_empty() || !self.outcomes.is_empty() || self.units.has_ready();
         [members, deadlines, now_if(pending), self.clean_at()].into_iter().flatten().min()
     }
 }

@@ -4,11 +4,13 @@
 //! last is back, the pieces are answered. It decides nothing: a failed read sends the operation back to
 //! planning with that member avoided; a failed write fails its member, and the answer waits for the commit.
 
+use super::assemble::SCRATCH_ROW_BLOCKS;
 use super::member::MemberId;
 use super::plan::{
     Access, Mem, Plan, SlotSet, Span, XorStep, plan_read, plan_rebuild, plan_resync, plan_write, plan_zero,
 };
 use super::plug::{Io, Outcome, Piece};
+use super::sync::SYNC_ROW;
 use super::sync::SyncStep;
 use super::unit::Work;
 use super::{Array, Event, Owner};
@@ -18,6 +20,9 @@ use crate::layout::{Slot, UnitId};
 use crate::parity;
 use crate::slots::Key;
 use smallvec::SmallVec;
+
+/// Scratch buffers that one operation may take while it could be split.
+const MAX_BATCH_SCRATCH: usize = SCRATCH_ROW_BLOCKS / 2;
 
 /// A scratch buffer's way through an operation.
 enum Scratch {
@@ -51,6 +56,22 @@ pub(super) struct UnitOp {
     error: Option<ErrorKind>,
 }
 
+impl UnitOp {
+    fn unplanned(unit: UnitId, works: Vec<Work>) -> UnitOp {
+        UnitOp {
+            unit,
+            works,
+            plan: Plan::default(),
+            scratch: Vec::new(),
+            phase: OpPhase::Reading,
+            left: 0,
+            avoid: SlotSet::default(),
+            replan: false,
+            error: None,
+        }
+    }
+}
+
 impl Array {
     /// Plans a batch and starts it, or puts it back if it has to wait.
     pub(super) fn start_op(&mut self, unit: UnitId, works: Vec<Work>) {
@@ -75,15 +96,21 @@ impl Array {
             if works.len() > 1 {
                 return self.units.put_back(unit, works, true);
             }
+            if let Some(&Work::Sync { len, .. }) = works.first()
+                && len > SYNC_ROW
+            {
+                return self.try_otherwise(UnitOp::unplanned(unit, works));
+            }
             let kind = if self.failed { ErrorKind::ArrayFailed } else { ErrorKind::Medium };
             return self.end_batch(unit, works, Some(kind));
         };
         let Some(scratch) = self.scratch_for(&plan, &mut works) else {
-            // Memory comes back when other operations end; with none under way there is always enough.
-            return self.units.put_back(unit, works, false);
+            // Memory comes back when other operations end. One piece always fits when none is under way; of many
+            // together that need more than a fair part of it, the next try takes one.
+            let one_by_one = works.len() > 1 && plan.scratch.len() > MAX_BATCH_SCRATCH;
+            return self.units.put_back(unit, works, one_by_one);
         };
-        let phase = OpPhase::Reading;
-        let op = UnitOp { unit, works, plan, scratch, phase, left: 0, avoid, replan: false, error: None };
+        let op = UnitOp { plan, scratch, avoid, ..UnitOp::unplanned(unit, works) };
         let key = self.ops.insert(op);
         self.issue_reads(key);
     }
@@ -103,8 +130,10 @@ impl Array {
             Some(Work::Read { .. }) => plan_read(&map, &spans, access, avoid),
             Some(Work::Write { .. }) => plan_write(&map, &spans, access),
             Some(Work::Zero { .. }) => plan_zero(&map, rows, access),
-            Some(Work::Sync { step: SyncStep::Resync, .. }) => plan_resync(&map, rows, access),
-            Some(Work::Sync { step: SyncStep::Rebuild(slot), .. }) => plan_rebuild(&map, rows, *slot, access),
+            Some(&Work::Sync { step: SyncStep::Resync, row, len, .. }) => plan_resync(&map, row, len, access),
+            Some(&Work::Sync { step: SyncStep::Rebuild(slot), row, len, .. }) => {
+                plan_rebuild(&map, row, len, slot, access)
+            }
             None => Ok(Plan::default()),
         }
     }
@@ -157,12 +186,27 @@ impl Array {
         }
         if op.replan {
             if let Some(op) = self.ops.remove(key) {
-                self.plan_and_start(op.unit, op.works, op.avoid);
+                self.try_otherwise(op);
             }
             return;
         }
         run_xors(op);
         self.issue_writes(key);
+    }
+
+    /// A read of the operation failed. A background step over many rows goes on row by row, so that one bad
+    /// block costs only its own row; anything else is planned again without that member.
+    fn try_otherwise(&mut self, op: UnitOp) {
+        match op.works.first() {
+            Some(&Work::Sync { step, walk, row, len }) if len > SYNC_ROW => {
+                let rows = (row..row + len).step_by(SYNC_ROW as usize);
+                rows.clone()
+                    .for_each(|row| self.queue(op.unit, Work::Sync { step, walk, row, len: SYNC_ROW }));
+                self.sync_step_split(op.unit, walk, rows.count());
+                self.end_batch(op.unit, op.works, None);
+            }
+            _ => self.plan_and_start(op.unit, op.works, op.avoid),
+        }
     }
 
     fn issue_writes(&mut self, key: Key) {
@@ -204,6 +248,11 @@ impl Array {
             Ok(()) => None,
             Err(error) => self.note_write_error(member, error),
         };
+        if error.is_some()
+            && let Some(unit) = self.ops.get(key).map(|op| op.unit)
+        {
+            self.copy_again_from(unit);
+        }
         let Some(op) = self.ops.get_mut(key) else { return };
         // A read has its data already; writing it back to a bad block is a favour that may fail.
         if !matches!(op.works.first(), Some(Work::Read { .. })) {
@@ -221,6 +270,9 @@ impl Array {
         // Rule 3: the write may lack a member that the superblocks do not yet say is out.
         let is_write = op.works.iter().any(Work::is_client_write);
         if is_write && self.commit.is_pending() && !self.failed {
+            if let Some(op) = self.ops.get_mut(key) {
+                op.scratch.clear();
+            }
             self.awaiting_commit.push(key);
         } else {
             self.end_op(key);

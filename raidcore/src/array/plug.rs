@@ -14,9 +14,12 @@ use crate::slots::Slots;
 use crate::time::Time;
 use smallvec::SmallVec;
 use std::collections::VecDeque;
+use std::time::Duration;
 
 /// Largest transfer made by merging: beyond it, fewer requests gain nothing and latency suffers.
 const MAX_MERGED_BYTES: u64 = 1 << 20;
+/// How long a device without room is left alone.
+const BUSY_PAUSE: Duration = Duration::from_millis(1);
 /// Most segments of a merged transfer.
 const MAX_MERGED_SEGMENTS: usize = 256;
 
@@ -68,7 +71,6 @@ pub(super) struct Piece {
 /// How a piece ended. A read brings its memory back, unless the device keeps it.
 pub(super) struct Outcome {
     pub(super) owner: Owner,
-    pub(super) offset: u64,
     pub(super) result: Result<(), IoError>,
     pub(super) buf: Option<Buf>,
 }
@@ -80,7 +82,7 @@ struct Sent {
     owner: Owner,
     offset: u64,
     len: u64,
-    /// What to send again alone: kept for merged writes only; reads get their memory back.
+    /// What to send again; reads get their memory back.
     again: Option<Io>,
     kind: OpKind,
 }
@@ -90,11 +92,24 @@ pub(super) struct Plug {
     fresh: Vec<Piece>,
     groups: VecDeque<Group>,
     sent: Slots<SmallVec<[Sent; 2]>>,
+    max_bytes: u64,
+    /// The device had no room: nothing is submitted before this time.
+    pause_until: Time,
+    /// Since when it has had no room.
+    busy_since: Option<Time>,
 }
 
 impl Plug {
-    pub(super) fn new() -> Plug {
-        Plug { fresh: Vec::new(), groups: VecDeque::new(), sent: Slots::new() }
+    /// A queue of a device whose largest transfer is `max_transfer_bytes`.
+    pub(super) fn new(max_transfer_bytes: u64) -> Plug {
+        Plug {
+            fresh: Vec::new(),
+            groups: VecDeque::new(),
+            sent: Slots::new(),
+            max_bytes: max_transfer_bytes.min(MAX_MERGED_BYTES),
+            pause_until: Time::ZERO,
+            busy_since: None,
+        }
     }
 
     pub(super) fn push(&mut self, piece: Piece) {
@@ -111,14 +126,29 @@ impl Plug {
         self.fresh.len() + self.groups.len() + self.sent.len()
     }
 
+    /// Tags of the requests in the device.
+    pub(super) fn sent_tags(&self) -> impl Iterator<Item = Tag> {
+        self.sent.iter().map(|(key, _)| Tag(key))
+    }
+
     /// True if something waits to be submitted.
     pub(super) fn has_waiting(&self) -> bool {
         !self.fresh.is_empty() || !self.groups.is_empty()
     }
 
     /// Submits what waits, merged, as far as the device's queue takes it.
-    pub(super) fn flush(&mut self, dev: &mut dyn BlockDev, queue_depth: usize, deadline: Time) {
+    pub(super) fn flush(
+        &mut self,
+        dev: &mut dyn BlockDev,
+        queue_depth: usize,
+        now: Time,
+        deadline: Duration,
+    ) {
         self.merge_fresh();
+        if now < self.pause_until {
+            return;
+        }
+        let deadline = now + deadline;
         while self.sent.len() < queue_depth
             && let Some(group) = self.groups.pop_front()
         {
@@ -132,16 +162,38 @@ impl Plug {
         for Piece { owner, offset, io } in waiting {
             let result = Err(IoError::new(error, io.kind(), offset, io.len()));
             let buf = if let Io::Read(buf) = io { Some(buf) } else { None };
-            outcomes.push(Outcome { owner, offset, result, buf });
+            outcomes.push(Outcome { owner, result, buf });
         }
     }
 
-    /// Takes a completion apart into the outcomes of its pieces.
-    pub(super) fn complete(&mut self, completion: Completion, outcomes: &mut Vec<Outcome>) {
+    /// When something waits and may be submitted, though nothing is in the device.
+    pub(super) fn wake_at(&self) -> Option<Time> {
+        (self.has_waiting() && self.sent.len() == 0).then_some(self.pause_until)
+    }
+
+    /// Takes a completion apart into the outcomes of its pieces. A device without room is asked again after a
+    /// pause, for as long as `patience`: that is no fault of its medium.
+    pub(super) fn complete(
+        &mut self,
+        completion: Completion,
+        now: Time,
+        patience: Duration,
+        outcomes: &mut Vec<Outcome>,
+    ) {
         let Completion { tag, result, bufs } = completion;
         let Some(sent) = self.sent.remove(tag.0) else { return };
-        let again = sent.len() > 1
-            && matches!(&result, Err(error) if matches!(error.kind, ErrorKind::Medium | ErrorKind::Short));
+        let again = match result.map_err(|error| error.kind) {
+            Err(ErrorKind::Busy) => {
+                self.pause_until = now + BUSY_PAUSE;
+                now.since(*self.busy_since.get_or_insert(now)) < patience
+            }
+            Err(ErrorKind::Medium | ErrorKind::Short) => sent.len() > 1,
+            Ok(()) => {
+                self.busy_since = None;
+                false
+            }
+            Err(_) => false,
+        };
         let mut bufs = bufs.into_iter();
         for Sent { owner, offset, len, again: write, kind } in sent {
             let buf = if kind == OpKind::Read { bufs.next() } else { None };
@@ -150,7 +202,7 @@ impl Plug {
                 (Some(io), _, None) if again => io,
                 (_, _, buf) => {
                     let result = result.map_err(|e| IoError { offset, len, ..e });
-                    outcomes.push(Outcome { owner, offset, result, buf });
+                    outcomes.push(Outcome { owner, result, buf });
                     continue;
                 }
             };
@@ -168,7 +220,7 @@ impl Plug {
         for piece in self.fresh.drain(..) {
             let len = piece.io.len();
             let transfers = !matches!(piece.io, Io::Zero { .. });
-            let fits = !transfers || (bytes + len <= MAX_MERGED_BYTES && group.len() < MAX_MERGED_SEGMENTS);
+            let fits = !transfers || (bytes + len <= self.max_bytes && group.len() < MAX_MERGED_SEGMENTS);
             let joins = class.is_some() && piece.io.class() == class && piece.offset == end && fits;
             if !joins && !group.is_empty() {
                 self.groups.push_back(std::mem::take(&mut group));
@@ -184,7 +236,6 @@ impl Plug {
     }
 
     fn submit(&mut self, dev: &mut dyn BlockDev, group: Group, deadline: Time) {
-        let merged = group.len() > 1;
         let mut sent = SmallVec::new();
         let offset = group[0].offset;
         let (mut bufs, mut views) = (BufList::new(), ViewList::new());
@@ -196,15 +247,15 @@ impl Plug {
                 Io::Read(buf) => bufs.push(buf),
                 Io::Write { data, fua: forced } => {
                     fua = forced;
-                    again = merged.then(|| Io::Write { data: data.clone(), fua });
+                    again = Some(Io::Write { data: data.clone(), fua });
                     views.push(data);
                 }
                 Io::Zero { len, fua: forced, unmap: free } => {
                     (fua, unmap) = (forced, free);
                     zeroes += len;
-                    again = merged.then_some(Io::Zero { len, fua, unmap });
+                    again = Some(Io::Zero { len, fua, unmap });
                 }
-                Io::Flush => {}
+                Io::Flush => again = Some(Io::Flush),
             }
             sent.push(Sent { owner, offset, len, again, kind });
         }

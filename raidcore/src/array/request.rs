@@ -3,7 +3,6 @@
 use super::member::MemberId;
 use super::plan::{SlotSet, Span};
 use super::plug::{Io, Outcome, Piece};
-use super::stop::Purpose;
 use super::unit::Work;
 use super::{Array, Owner};
 use crate::buf::{Buf, BufList, View, ViewList};
@@ -87,7 +86,7 @@ impl Array {
         match op {
             Op::Read { offset, bufs } => self.begin_read(parent, offset, bufs),
             Op::Write { offset, data, fua } => self.begin_write(parent, offset, data, fua),
-            Op::Flush => return self.begin_flush(Purpose::Request(parent)),
+            Op::Flush => return self.flush_for(parent),
             Op::Discard { offset, len } => self.begin_discard(parent, offset, len),
             Op::WriteZeroes { offset, len, fua, unmap } => {
                 self.begin_walk(parent, Walk { next: offset, end: offset + len, fua, unmap });
@@ -211,33 +210,19 @@ impl Array {
     fn push_plain(&mut self, parent: Key, unit: UnitId, span: Span, io: Io) {
         let home = self.layout.column_home(unit, span.column);
         let offset = self.meta.data_offset + home.offset + u64::from(span.row);
-        let id = self.id_at(home.slot);
-        self.members[id.0].push(Piece { owner: Owner::Write { parent }, offset, io });
+        let member = self.id_at(home.slot);
+        self.members[member.0].push(Piece { owner: Owner::Write { parent, member }, offset, io });
     }
 
-    pub(super) fn on_plain_write(&mut self, outcome: Outcome, parent: Key) {
-        if let Err(error) = &outcome.result
-            && let Some(id) = self.member_at_fault(outcome.offset, parent)
-        {
-            self.note_write_error(id, error);
-        }
-        self.piece_done(parent, outcome.result);
-    }
-
-    /// RAID0's writes do not carry their slot: it follows from where the parent wrote. Only errors ask.
-    fn member_at_fault(&self, offset: u64, parent: Key) -> Option<MemberId> {
-        let (from, len) = self.parents.get(parent)?.extent;
-        let data = offset.checked_sub(self.meta.data_offset)?;
-        let rows = u64::from(self.layout.unit_rows());
-        let mut at = from - from % rows;
-        while at < from + len {
-            let home = self.layout.column_home(self.layout.place(at).unit, 0);
-            if (home.offset..home.offset + rows).contains(&data) {
-                return Some(self.id_at(home.slot));
+    pub(super) fn on_plain_write(&mut self, outcome: Outcome, parent: Key, member: MemberId) {
+        let result = match outcome.result {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                let kind = self.note_write_error(member, &error).unwrap_or(error.kind);
+                Err(IoError { kind, ..error })
             }
-            at += rows;
-        }
-        None
+        };
+        self.piece_done(parent, result);
     }
 
     /// A discard frees what can be freed without leaving redundancy undefined: whole stripes, as zeroes. Where
@@ -380,12 +365,18 @@ impl Array {
     }
 
     fn give_up(&mut self, key: Key, kind: ErrorKind) {
+        let is_ordered = self.layout.level().is_redundant();
         let Some(parent) = self.parents.get_mut(key) else { return };
-        parent.answered = true;
         let (offset, len) = parent.extent;
         let error = IoError::new(kind, parent.kind, offset, len);
         // A walk stops here; what is under way finishes.
         parent.error.get_or_insert(error);
+        // Rule 6: where no unit's queue orders writes, one that was given up must not land on a later one. Its
+        // answer waits for its members, at most until their own deadline.
+        if !is_ordered && matches!(parent.kind, OpKind::Write | OpKind::WriteZeroes | OpKind::Discard) {
+            return;
+        }
+        parent.answered = true;
         let completion = Completion::new(parent.tag, Err(error));
         self.finished.push(completion);
     }

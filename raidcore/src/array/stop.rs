@@ -34,14 +34,15 @@ pub(super) struct FlushJob {
     left: usize,
     /// The count of writes when the flush began.
     writes_begun: u64,
-    /// How far the sync had come when the flush began: so far is durable when it is done.
+    /// The walk under way when the flush began, and how far it had come: so far is durable when it is done.
+    walk: u64,
     synced_bytes: u64,
+    /// A member that the array cannot do without did not flush.
+    error: Option<ErrorKind>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Purpose {
-    /// One request, which joins others.
-    Request(Key),
     /// The requests it serves.
     Requests(Vec<Key>),
     /// To mark the array clean.
@@ -51,26 +52,33 @@ pub(super) enum Purpose {
 }
 
 impl Array {
-    /// Flushes; requests that come while a flush for requests is under way wait for the next one.
+    /// Flushes for a request; requests that come while such a flush is under way wait for the next one.
+    pub(super) fn flush_for(&mut self, parent: Key) {
+        let is_for_requests = |job: &FlushJob| matches!(job.purpose, Purpose::Requests(_));
+        if self.flushes.iter().any(|(_, job)| is_for_requests(job)) {
+            self.flushes_waiting.push(parent);
+        } else {
+            self.begin_flush(Purpose::Requests(vec![parent]));
+        }
+    }
+
+    /// Flushes every member that holds data.
     pub(super) fn begin_flush(&mut self, purpose: Purpose) {
-        let purpose = match purpose {
-            Purpose::Request(parent) => {
-                let is_for_requests = |job: &FlushJob| matches!(job.purpose, Purpose::Requests(_));
-                if self.flushes.iter().any(|(_, job)| is_for_requests(job)) {
-                    self.flushes_waiting.push(parent);
-                    return;
-                }
-                Purpose::Requests(vec![parent])
-            }
-            other => other,
-        };
         let has_data = |id: &MemberId| self.members[id.0].is_live() && self.members[id.0].slot.is_some();
         let targets: Vec<MemberId> = (0..self.members.len()).map(MemberId).filter(has_data).collect();
-        let synced_bytes = self.synced_bytes();
-        let writes_begun = self.writes_begun;
+        let (walk, synced_bytes) = match &self.sync {
+            Some(sync) => (sync.walk(), self.layout.member_bytes_before(sync.reached())),
+            None => (0, 0),
+        };
         // One more than the members: the job ends below if there are none, and never before it is complete.
-        let job =
-            self.flushes.insert(FlushJob { purpose, left: targets.len() + 1, writes_begun, synced_bytes });
+        let job = self.flushes.insert(FlushJob {
+            purpose,
+            left: targets.len() + 1,
+            writes_begun: self.writes_begun,
+            walk,
+            synced_bytes,
+            error: None,
+        });
         for member in targets {
             let owner = Owner::Flush { job, member };
             self.members[member.0].push(Piece { owner, offset: 0, io: Io::Flush });
@@ -79,8 +87,11 @@ impl Array {
     }
 
     pub(super) fn on_flushed(&mut self, outcome: Outcome, job: Key, member: MemberId) {
-        if let Err(error) = &outcome.result {
-            self.note_write_error(member, error);
+        if let Err(error) = &outcome.result
+            && let Some(kind) = self.note_write_error(member, error)
+            && let Some(job) = self.flushes.get_mut(job)
+        {
+            job.error = Some(kind);
         }
         self.flush_part_done(job);
     }
@@ -93,21 +104,24 @@ impl Array {
         }
         let Some(job) = self.flushes.remove(key) else { return };
         match job.purpose {
-            Purpose::Request(parent) => self.end_flush_requests(vec![parent]),
             Purpose::Requests(parents) => {
-                self.end_flush_requests(parents);
+                self.end_flush_requests(parents, job.error);
                 let waiting = std::mem::take(&mut self.flushes_waiting);
                 if !waiting.is_empty() {
                     self.begin_flush(Purpose::Requests(waiting));
                 }
             }
-            Purpose::Clean => self.mark_clean(job.writes_begun, job.synced_bytes),
-            Purpose::SyncDone => self.end_sync(),
+            Purpose::Clean => self.mark_clean(&job),
+            Purpose::SyncDone => self.end_sync(job.walk, job.error),
         }
     }
 
     /// Rule 3 holds for flushes as for writes: a member that failed must be out on disk first.
-    fn end_flush_requests(&mut self, parents: Vec<Key>) {
+    fn end_flush_requests(&mut self, parents: Vec<Key>, error: Option<ErrorKind>) {
+        if let Some(kind) = error {
+            let result = Err(IoError::new(kind, OpKind::Flush, 0, 0));
+            return parents.into_iter().for_each(|parent| self.piece_done(parent, result));
+        }
         self.flushes_awaiting_commit.extend(parents);
         if !self.commit.is_pending() || self.failed {
             self.end_flushes_awaiting();
@@ -124,16 +138,25 @@ impl Array {
         }
     }
 
-    fn mark_clean(&mut self, writes_flushed: u64, synced_bytes: u64) {
-        let quiet = self.units.writes() == 0 && self.writes_begun == writes_flushed;
+    fn mark_clean(&mut self, job: &FlushJob) {
+        if job.error.is_some() {
+            // What did not reach the medium must be found by a resync. A stop ends unclean.
+            self.unclean |= self.phase == Phase::Closing;
+            // Tried again after the next pause, not at once.
+            self.last_write = self.clock.now();
+            return;
+        }
+        let quiet = self.units.writes() == 0 && self.writes_begun == job.writes_begun;
         if self.failed || !(quiet || self.phase == Phase::Closing) {
             return;
         }
         self.meta.clean = true;
-        if self.meta.resync.is_some() {
-            self.meta.resync = Some(synced_bytes);
-        } else if let Some(target) = self.sync.as_ref().and_then(|sync| sync.target()) {
-            self.members[target.0].rebuilt_bytes = synced_bytes;
+        // The progress of a walk that has ended since is nobody's progress now.
+        if let Some(sync) = self.sync.as_ref().filter(|sync| sync.walk() == job.walk) {
+            match sync.target() {
+                Some(target) => self.members[target.0].rebuilt_bytes = job.synced_bytes,
+                None => self.meta.resync = Some(job.synced_bytes),
+            }
         }
         self.commit.request();
     }
@@ -151,28 +174,23 @@ impl Array {
 
     /// Marks an idle array clean, and takes a stopping one to its end.
     pub(super) fn pump_stop(&mut self) {
-        match self.phase {
-            Phase::Serving => {
-                if self.clean_at().is_some_and(|at| at <= self.clock.now()) {
+        if self.clean_at().is_some_and(|at| at <= self.clock.now()) {
+            self.begin_flush(Purpose::Clean);
+        }
+        if self.phase == Phase::Draining {
+            let drained = self.parents.len() == 0 && self.units.is_idle() && self.flushes.len() == 0;
+            if drained && (self.failed || !self.commit.is_pending()) {
+                self.phase = Phase::Closing;
+                if !self.failed {
                     self.begin_flush(Purpose::Clean);
                 }
             }
-            Phase::Draining => {
-                let drained = self.parents.len() == 0 && self.units.is_idle() && self.flushes.len() == 0;
-                if drained && (self.failed || !self.commit.is_pending()) {
-                    self.phase = Phase::Closing;
-                    if !self.failed {
-                        self.begin_flush(Purpose::Clean);
-                    }
-                }
-            }
-            Phase::Closing => {
-                if self.failed || (self.flushes.len() == 0 && !self.commit.is_pending()) {
-                    self.phase = Phase::Stopped;
-                    self.event(Event::Stopped { clean: !self.failed });
-                }
-            }
-            Phase::Stopped => {}
+        }
+        if self.phase == Phase::Closing
+            && (self.failed || (self.flushes.len() == 0 && !self.commit.is_pending()))
+        {
+            self.phase = Phase::Stopped;
+            self.event(Event::Stopped { clean: !self.failed && !self.unclean });
         }
     }
 
@@ -192,14 +210,6 @@ impl Array {
     /// True if the array has lost more than its level survives.
     pub fn has_failed(&self) -> bool {
         self.failed
-    }
-
-    /// Bytes at the start of the members that are in sync, or rebuilt, so far.
-    fn synced_bytes(&self) -> u64 {
-        match &self.sync {
-            Some(sync) => self.layout.member_bytes_before(sync.reached()),
-            None => self.meta.resync.unwrap_or(0),
-        }
     }
 
     pub(super) fn is_rebuilding(&self, id: MemberId) -> bool {

@@ -4,8 +4,9 @@
 //! clients wait for the unit in work only. Steps run ahead in a window; what counts is the first unit that is
 //! not done, `base`.
 //!
-//! Invariants: units below `base` are in sync (resync) or right on the target (rebuild), and stay so, for writes
-//! go to the target too. Nothing is recorded in the superblocks that was not flushed first.
+//! Invariants: units below `base` are in sync (resync; but for rows that were told as unreadable) or right on the
+//! target (rebuild), and stay so, for writes go to the target too; where a write left the target other than its
+//! source, the walk goes back. Nothing is recorded in the superblocks that was not flushed first.
 
 use super::member::MemberId;
 use super::stop::Purpose;
@@ -15,13 +16,16 @@ use crate::dev::ErrorKind;
 use crate::layout::{Slot, UnitId};
 use crate::meta::MemberState;
 use crate::time::Time;
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 
 /// Scratch memory the window may take.
 const WINDOW_BYTES: u64 = 8 << 20;
 /// Most units in the window while no client does I/O, and while one does.
 const WINDOW_IDLE: u64 = 64;
 const WINDOW_BUSY: u64 = 8;
+
+/// Height of the rows that a step falls back to when it meets a block it cannot read.
+pub(super) const SYNC_ROW: u32 = 4096;
 
 /// What a step does to its unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +53,11 @@ pub(super) struct Sync {
     /// Of the units from `base` on that were started, which are done.
     window: VecDeque<bool>,
     in_flight: u64,
+    /// Units that go on row by row, and how many pieces of each are left.
+    split: HashMap<UnitId, usize>,
+    /// Rows that a resync had to leave as they are, and the first unit with one.
+    left_rows: u64,
+    first_left: Option<UnitId>,
     /// All units are done; the flush before the end is under way.
     ending: bool,
     started: Time,
@@ -68,6 +77,10 @@ impl Sync {
         UnitId(self.base)
     }
 
+    pub(super) fn walk(&self) -> u64 {
+        self.walk
+    }
+
     pub(super) fn total(&self) -> u64 {
         self.total
     }
@@ -79,6 +92,17 @@ impl Sync {
     /// Units done since the walk was started, and when that was.
     pub(super) fn progress(&self) -> (u64, Time) {
         (self.base - self.started_at, self.started)
+    }
+
+    /// A piece of the unit is done; with the last one, the unit is.
+    fn piece_done(&mut self, unit: UnitId) {
+        match self.split.get_mut(&unit) {
+            Some(left) if *left > 1 => *left -= 1,
+            _ => {
+                self.split.remove(&unit);
+                self.done(unit);
+            }
+        }
     }
 
     fn done(&mut self, unit: UnitId) {
@@ -100,7 +124,10 @@ impl Array {
     pub(super) fn is_unsynced(&self, unit: UnitId) -> bool {
         match (&self.meta.resync, &self.sync) {
             (None, _) => false,
-            (Some(_), Some(sync)) if sync.step == SyncStep::Resync => unit.0 >= sync.base,
+            (Some(_), Some(sync)) if sync.step == SyncStep::Resync => {
+                // From the first unit with a row that was left, nothing is taken for granted.
+                unit.0 >= sync.base || sync.first_left.is_some_and(|first| unit >= first)
+            }
             (Some(bytes), _) => unit >= self.layout.unit_after(*bytes),
         }
     }
@@ -131,25 +158,31 @@ impl Array {
         for unit in next..end {
             sync.window.push_back(false);
             sync.in_flight += 1;
-            self.units.push(UnitId(unit), Work::Sync { step, walk });
+            self.units.push(UnitId(unit), Work::Sync { step, walk, row: 0, len: self.layout.unit_rows() });
         }
     }
 
     /// Chooses what to do: redundancy first, then a member that is being rebuilt, then a spare for a free slot.
     fn start_sync(&mut self) {
         let total = self.layout.units(self.meta.data_bytes);
-        if let Some(bytes) = self.meta.resync {
+        let can_compare = self.layout.parity_algorithm().is_none()
+            || self.layout.all_slots().all(|slot| self.is_in_sync(slot));
+        if let Some(bytes) = self.meta.resync
+            && can_compare
+            && !self.resync_given_up
+        {
             let base = self.layout.unit_after(bytes).0.min(total);
             self.walk(SyncStep::Resync, None, total, base);
             return self.event(Event::ResyncStarted);
         }
-        let rebuilding = self.layout.all_slots().find(|&slot| self.is_rebuilding(self.id_at(slot)));
+        let is_due = |slot: &Slot| {
+            let id = self.id_at(*slot);
+            self.is_rebuilding(id) && !self.members[id.0].rebuild_given_up
+        };
+        let rebuilding = self.layout.all_slots().find(is_due);
         if let Some(slot) = rebuilding.or_else(|| self.give_slot_to_spare()) {
             let id = self.id_at(slot);
             let member = &mut self.members[id.0];
-            if member.rebuild_given_up {
-                return;
-            }
             let base = self.layout.unit_after(member.rebuilt_bytes).0.min(total);
             let device = member.device.clone();
             self.walk(SyncStep::Rebuild(slot), Some(id), total, base);
@@ -167,13 +200,17 @@ impl Array {
             base,
             window: VecDeque::new(),
             in_flight: 0,
+            split: HashMap::new(),
+            left_rows: 0,
+            first_left: None,
             ending: false,
             started: self.clock.now(),
             started_at: base,
         });
     }
 
-    /// Puts a spare in the place of a member that is out. Its superblock says so before it holds anything.
+    /// Puts a spare in the place of a member that is out. The superblocks will call it rebuilding from the start:
+    /// before the first checkpoint, nothing on it counts.
     fn give_slot_to_spare(&mut self) -> Option<Slot> {
         let vacant = self.layout.all_slots().find(|&slot| self.member_of(slot).state.is_out())?;
         let is_spare =
@@ -198,21 +235,46 @@ impl Array {
             return;
         }
         match (error, sync.target) {
-            (None, _) | (Some(_), None) => sync.done(unit),
-            (Some(_), Some(target)) => {
+            (None, _) => sync.piece_done(unit),
+            (Some(_), None) => {
+                sync.left_rows += 1;
+                sync.first_left = sync.first_left.min(Some(unit)).or(Some(unit));
+                sync.piece_done(unit);
+            }
+            (Some(_), Some(_)) => {
                 let bytes = self.layout.member_bytes_before(unit);
                 let reason = format!("what it needs at {bytes} bytes into the members cannot be read");
-                let device = self.members[target.0].device.clone();
-                self.members[target.0].rebuild_given_up = true;
-                self.sync = None;
-                self.event(Event::RebuildFailed { device, reason });
+                if let Some(sync) = self.sync.take() {
+                    self.give_up_sync(&sync, &reason);
+                }
             }
         }
     }
 
-    /// All is done and flushed.
-    pub(super) fn end_sync(&mut self) {
-        let Some(sync) = self.sync.take_if(|sync| sync.ending) else { return };
+    /// A step goes on as `pieces` further pieces of its unit.
+    pub(super) fn sync_step_split(&mut self, unit: UnitId, walk: u64, pieces: usize) {
+        if let Some(sync) = self.sync.as_mut().filter(|sync| sync.walk == walk) {
+            // The step itself ends, too.
+            sync.split.insert(unit, pieces + 1);
+        }
+    }
+
+    /// A write failed on the only good copy and may have reached the target of a rebuild: the target is not what
+    /// its source is from this unit on, until it has been copied again.
+    pub(super) fn copy_again_from(&mut self, unit: UnitId) {
+        let Some(sync) = &self.sync else { return };
+        let (step, target, total) = (sync.step, sync.target, sync.total);
+        if target.is_some() && unit.0 < sync.base {
+            self.walk(step, target, total, unit.0);
+        }
+    }
+
+    /// All is done and flushed, unless a member did not flush.
+    pub(super) fn end_sync(&mut self, walk: u64, error: Option<ErrorKind>) {
+        let Some(sync) = self.sync.take_if(|sync| sync.ending && sync.walk == walk) else { return };
+        if error.is_some() {
+            return self.give_up_sync(&sync, "a member could not make it durable");
+        }
         match (sync.step, sync.target) {
             (SyncStep::Rebuild(slot), Some(id)) => {
                 let member = &mut self.members[id.0];
@@ -222,13 +284,40 @@ impl Array {
                 self.event(Event::RebuildFinished { device: device.clone() });
                 self.event(Event::SpareActive { device, slot });
             }
-            _ => {
-                self.meta.resync = None;
-                self.event(Event::ResyncFinished);
-            }
+            _ => self.end_resync(sync.left_rows, sync.first_left),
         }
         self.commit.request();
         self.look_at_health();
+    }
+
+    /// The walk cannot come to a good end. It is not begun again by itself.
+    fn give_up_sync(&mut self, sync: &Sync, reason: &str) {
+        match sync.target {
+            Some(target) => {
+                let member = &mut self.members[target.0];
+                member.rebuild_given_up = true;
+                let device = member.device.clone();
+                self.event(Event::RebuildFailed { device, reason: reason.to_owned() });
+            }
+            None => {
+                self.resync_given_up = true;
+                self.event(Event::ResyncIncomplete { rows: sync.left_rows });
+            }
+        }
+    }
+
+    fn end_resync(&mut self, left_rows: u64, first_left: Option<UnitId>) {
+        match first_left {
+            None => {
+                self.meta.resync = None;
+                self.event(Event::ResyncFinished);
+            }
+            Some(unit) => {
+                self.meta.resync = Some(self.layout.member_bytes_before(unit));
+                self.resync_given_up = true;
+                self.event(Event::ResyncIncomplete { rows: left_rows });
+            }
+        }
     }
 
     /// A member failed: a walk that fills it ends, and so does a resync that it took part in; the next walk

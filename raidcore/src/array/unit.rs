@@ -18,8 +18,8 @@ pub(super) enum Work {
     Write { parent: Key, span: Span, data: View, fua: bool },
     /// The whole unit becomes zeroes.
     Zero { parent: Key, fua: bool, unmap: bool },
-    /// A step of the background resync or rebuild.
-    Sync { step: SyncStep, walk: u64 },
+    /// A step of the background resync or rebuild: all rows of the unit, or some of them.
+    Sync { step: SyncStep, walk: u64, row: u32, len: u32 },
 }
 
 impl Work {

@@ -62,6 +62,9 @@ pub struct Access {
     pub unwritable: SlotSet,
     /// The redundancy of the unit may not match its data: a resync has not come here yet.
     pub unsynced: bool,
+    /// It may not match data that was written: the resync follows an unclean stop. In a new array only what was
+    /// never written is unsynced, and what parity makes of the rest is right.
+    pub in_doubt: bool,
 }
 
 /// Rows of one column that a request covers.

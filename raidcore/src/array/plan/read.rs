@@ -10,7 +10,7 @@ pub fn plan_read(map: &UnitMap, spans: &[Span], access: Access, heal: SlotSet) -
     let mut plan = Plan::default();
     for (index, span) in spans.iter().enumerate() {
         let whole = Mem::Span { span: index, from: 0, len: span.len };
-        let (own_homes, sources) = sources(map, span, access)?;
+        let (own_homes, sources) = sources(map, span, access, heal)?;
         let read: SmallVec<[Mem; 8]> =
             sources.iter().map(|&home| Mem::Scratch(plan.read(at_row(home, span.row), span.len))).collect();
         let healed: SmallVec<[Home; 4]> = own_homes
@@ -32,7 +32,7 @@ pub fn plan_read(map: &UnitMap, spans: &[Span], access: Access, heal: SlotSet) -
 /// The homes that hold a span itself, and the homes whose XOR is its data.
 type Sources = (SmallVec<[Home; 4]>, SmallVec<[Home; 8]>);
 
-fn sources(map: &UnitMap, span: &Span, access: Access) -> Result<Sources, Unreadable> {
+fn sources(map: &UnitMap, span: &Span, access: Access, heal: SlotSet) -> Result<Sources, Unreadable> {
     let readable = |home: &Home| !access.unreadable.contains(home.slot);
     match map {
         UnitMap::Copies(homes) => {
@@ -41,6 +41,10 @@ fn sources(map: &UnitMap, span: &Span, access: Access) -> Result<Sources, Unread
         }
         UnitMap::Parity { data, parity } => {
             let own = data[span.column];
+            if access.in_doubt && heal.contains(own.slot) && !readable(&own) {
+                // The member is here and this block of it is bad. What parity in doubt makes of it is a guess.
+                return Err(Unreadable);
+            }
             let own_list = SmallVec::from_slice(&[own]);
             // It became readable while the request waited: a rebuild went past, or nothing was wrong.
             if readable(&own) {

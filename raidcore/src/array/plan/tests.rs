@@ -137,7 +137,7 @@ fn access_without(lost: Option<Slot>, rebuilding: bool) -> Access {
     Access {
         unreadable: lost,
         unwritable: if rebuilding { SlotSet::default() } else { lost },
-        unsynced: false,
+        ..Access::default()
     }
 }
 
@@ -244,7 +244,7 @@ proptest! {
         let before = model.members.clone();
         let target = lost.unwrap_or(Slot(0));
         model.members[target.index()].fill(0xa5);
-        let plan = plan_rebuild(&model.map, ROWS, target, access_without(Some(target), true)).unwrap();
+        let plan = plan_rebuild(&model.map, 0, ROWS, target, access_without(Some(target), true)).unwrap();
         model.run(&plan, &mut [], access_without(Some(target), true));
         prop_assert_eq!(&model.members, &before);
 
@@ -255,7 +255,7 @@ proptest! {
         };
         redundant.iter().for_each(|home| model.members[home.slot.index()].fill(0x5a));
         let access = Access { unsynced: true, ..Access::default() };
-        let plan = plan_resync(&model.map, ROWS, access).unwrap();
+        let plan = plan_resync(&model.map, 0, ROWS, access).unwrap();
         model.run(&plan, &mut [], access);
         prop_assert_eq!(&model.members, &before);
     }
@@ -291,11 +291,11 @@ fn with_two_members_unreadable_nothing_is_guessed() {
     let model = Model::new(Level::Raid5, 4, 0);
     let homes = model.data_homes();
     let lost: SlotSet = [homes[0].slot, homes[1].slot].into_iter().collect();
-    let access = Access { unreadable: lost, unwritable: SlotSet::default(), unsynced: false };
+    let access = Access { unreadable: lost, ..Access::default() };
     let span = |column| [Span { column, row: 0, len: 512 }];
     assert_eq!(plan_read(&model.map, &span(0), access, SlotSet::default()), Err(Unreadable));
     assert_eq!(plan_write(&model.map, &span(0), access), Err(Unreadable));
-    assert_eq!(plan_rebuild(&model.map, ROWS, homes[0].slot, access), Err(Unreadable));
+    assert_eq!(plan_rebuild(&model.map, 0, ROWS, homes[0].slot, access), Err(Unreadable));
     assert!(
         plan_write(&model.map, &span(2), access).is_ok() || homes.len() == 3,
         "the third column can be modified"

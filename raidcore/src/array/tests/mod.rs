@@ -1,7 +1,10 @@
 //! The array over simulated disks.
 
 mod degraded;
+mod edges;
 mod failure;
 mod lifecycle;
 mod model;
 mod rig;
+mod storm;
+mod unsynced;

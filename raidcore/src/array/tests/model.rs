@@ -157,7 +157,7 @@ fn slow_disks_that_answer_in_any_order_change_nothing() {
             let shape = Shape { assume_clean: seed % 2 == 0, seed, ..Shape::new(level, 4) };
             let us = Duration::from_micros;
             let latency = Latency { min: us(10), max: us(5000) };
-            let config = DiskConfig { latency, ..DiskConfig::quiet(super::rig::DISK_BYTES, shape.block) };
+            let config = DiskConfig { latency, ..DiskConfig::quiet(shape.disk_bytes, shape.block) };
             let mut rig = Rig::with_disks(shape, config);
             let mut rng = Rng::new(seed);
             let mut model = rig.read_all();

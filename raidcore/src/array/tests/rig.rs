@@ -21,11 +21,20 @@ pub(super) struct Shape {
     pub block: BlockSize,
     pub assume_clean: bool,
     pub seed: u64,
+    pub disk_bytes: u64,
 }
 
 impl Shape {
     pub(super) fn new(level: Level, slots: usize) -> Shape {
-        Shape { level, slots, chunk: 16384, block: BlockSize::B512, assume_clean: true, seed: 1 }
+        Shape {
+            level,
+            slots,
+            chunk: 16384,
+            block: BlockSize::B512,
+            assume_clean: true,
+            seed: 1,
+            disk_bytes: DISK_BYTES,
+        }
     }
 }
 
@@ -40,14 +49,16 @@ pub(super) struct Rig {
     next_tag: u64,
 }
 
+/// Room for half a MiB of data, or for five where a test needs many units.
 pub(super) const DISK_BYTES: u64 = (1 << 20) + (512 << 10) + meta::TAIL_BYTES;
+pub(super) const LARGE_DISK_BYTES: u64 = (6 << 20) + meta::TAIL_BYTES;
 
 impl Rig {
     /// Creates an array and starts it: on zeroed disks, or on disks full of garbage if it has to come into sync.
     pub(super) fn new(shape: Shape) -> Rig {
         let us = Duration::from_micros;
         let latency = Latency { min: us(50), max: us(60) };
-        Rig::with_disks(shape, DiskConfig { latency, ..DiskConfig::quiet(DISK_BYTES, shape.block) })
+        Rig::with_disks(shape, DiskConfig { latency, ..DiskConfig::quiet(shape.disk_bytes, shape.block) })
     }
 
     pub(super) fn with_disks(shape: Shape, config: DiskConfig) -> Rig {
@@ -56,8 +67,9 @@ impl Rig {
         let disk = |i: usize| Disk::new(config.clone().with_seed(shape.seed * 1000 + i as u64), &clock);
         let disks: Vec<Disk> = (0..shape.slots).map(disk).collect();
         for (i, disk) in disks.iter().enumerate().filter(|_| !shape.assume_clean) {
-            let fill = |n: u64| (n.wrapping_mul(0x9e37_79b9) >> 7) as u8 ^ i as u8;
-            disk.poke(0, &(0..DISK_BYTES).map(fill).collect::<Vec<u8>>());
+            // Unlike on every disk: garbage that happened to be in parity would prove nothing.
+            let fill = |n: u64| ((n + 1) * (2 * i as u64 + 3)).wrapping_mul(0x9e37_79b9).rotate_left(9) as u8;
+            disk.poke(0, &(0..shape.disk_bytes).map(fill).collect::<Vec<u8>>());
         }
         let candidate = |(i, disk): (usize, &Disk)| Candidate {
             name: format!("disk{i}"),
@@ -207,7 +219,7 @@ impl Rig {
     /// What the disk's newer superblock copy says.
     pub(super) fn superblock(&self, disk: usize) -> Superblock {
         let copy = |at| Superblock::decode(&self.disks[disk].peek(at, 4096)).ok();
-        let [a, b] = meta::locations(DISK_BYTES).map(copy);
+        let [a, b] = meta::locations(self.config.size_bytes).map(copy);
         [a, b].into_iter().flatten().max_by_key(|s| s.own.sequence).unwrap()
     }
 
@@ -257,7 +269,11 @@ fn start(
         .enumerate()
         .filter_map(|(i, disk)| {
             let loaded = meta::load(&mut blocking(disk, clock, slab)).ok()?;
-            Some(Found { device: format!("disk{i}"), loaded, device_bytes: DISK_BYTES })
+            Some(Found {
+                device: format!("disk{i}"),
+                loaded,
+                device_bytes: disk.device().geometry().size_bytes,
+            })
         })
         .collect();
     let assembly = meta::assemble(&found, force).remove(0)?;
