@@ -84,23 +84,11 @@ impl Array {
         slab: &Slab,
         options: ArrayOptions,
     ) -> Result<Array, StartError> {
-        if assembly.read_only {
-            return Err(StartError::ReadOnly);
-        }
-        let lags = |&&index: &&usize| found[index].loaded.superblock.array.events < assembly.array.events;
-        if let Some(&index) = assembly.lagging.iter().find(lags) {
-            return Err(StartError::Lagging(found[index].device.clone()));
-        }
+        refuse_unready(assembly, found)?;
         let meta = assembly.begin(IncarnationUuid(Uuid::new_v4()), clock.wall_ns());
         let layout = meta.layout;
         let members = members_of(&meta, assembly, found, devices)?;
-        for member in &members {
-            if let Some(geometry) = member.geometry().filter(|g| !fits(g, &layout)) {
-                let Geometry { max_transfer_bytes, queue_depth, .. } = geometry;
-                let (device, needed) = (member.device.clone(), layout.unit_rows());
-                return Err(StartError::Unfit { device, max_transfer_bytes, queue_depth, needed });
-            }
-        }
+        refuse_unfit(&members, &layout)?;
         let in_slot = |slot| members.iter().position(|member| member.slot == Some(slot)).map(MemberId);
         let slots: Vec<MemberId> = layout.all_slots().filter_map(in_slot).collect();
         debug_assert_eq!(slots.len(), layout.slots());
@@ -151,6 +139,29 @@ impl Array {
         array.tell_degraded();
         Ok(array)
     }
+}
+
+/// What must be so before anything is started.
+fn refuse_unready(assembly: &Assembly, found: &[Found]) -> Result<(), StartError> {
+    if assembly.read_only {
+        return Err(StartError::ReadOnly);
+    }
+    let lags = |&&index: &&usize| found[index].loaded.superblock.array.events < assembly.array.events;
+    if let Some(&index) = assembly.lagging.iter().find(lags) {
+        return Err(StartError::Lagging(found[index].device.clone()));
+    }
+    Ok(())
+}
+
+fn refuse_unfit(members: &[Member], layout: &Layout) -> Result<(), StartError> {
+    for member in members {
+        if let Some(geometry) = member.geometry().filter(|g| !fits(g, layout)) {
+            let Geometry { max_transfer_bytes, queue_depth, .. } = geometry;
+            let (device, needed) = (member.device.clone(), layout.unit_rows());
+            return Err(StartError::Unfit { device, max_transfer_bytes, queue_depth, needed });
+        }
+    }
+    Ok(())
 }
 
 fn members_of(

@@ -53,18 +53,7 @@ impl Array {
     /// Takes a request. Nothing is submitted to a member here: pieces are queued, and `run` starts them.
     pub(super) fn begin(&mut self, request: Request) {
         let Request { tag, op, deadline } = request;
-        let refuse = if !self.phase.is_serving() {
-            Some(ErrorKind::Stopped)
-        } else if self.parents.len() >= crate::limits::ARRAY_QUEUE_DEPTH as usize {
-            Some(ErrorKind::Busy)
-        } else if self.failed && (op.is_write() || matches!(op, Op::Flush)) {
-            Some(ErrorKind::ArrayFailed)
-        } else {
-            None
-        };
-        if let Some(kind) = refuse {
-            let (offset, len) = op.extent();
-            let error = IoError::new(kind, op.kind(), offset, len);
+        if let Err(error) = self.admit(&op) {
             self.finished.push(Completion::refused(tag, op, error));
             return;
         }
@@ -94,6 +83,22 @@ impl Array {
         }
         // The piece that stood for "still being cut".
         self.piece_done(parent, Ok(()));
+    }
+
+    /// The array is public, so it relies on no wrapper: a write past its end would hit superblocks.
+    fn admit(&self, op: &Op) -> Result<(), IoError> {
+        self.geometry.check(op)?;
+        let (offset, len) = op.extent();
+        let kind = if !self.phase.is_serving() {
+            ErrorKind::Stopped
+        } else if self.parents.len() >= crate::limits::ARRAY_QUEUE_DEPTH as usize {
+            ErrorKind::Busy
+        } else if self.failed && (op.is_write() || matches!(op, Op::Flush)) {
+            ErrorKind::ArrayFailed
+        } else {
+            return Ok(());
+        };
+        Err(IoError::new(kind, op.kind(), offset, len))
     }
 
     fn begin_read(&mut self, parent: Key, mut offset: u64, bufs: BufList) {

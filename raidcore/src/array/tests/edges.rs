@@ -258,6 +258,21 @@ fn a_failed_array_that_is_told_to_stop_does_so_in_one_turn() {
     assert!(rig.array.is_stopped());
 }
 
+/// It went past the data area, towards the superblock copy at the end, and was answered Ok.
+#[test]
+fn an_array_refuses_what_lies_past_its_end_or_off_its_blocks() {
+    let mut rig = Rig::new(Shape::new(Level::Raid1, 2));
+    let size = rig.size();
+    let op = rig.write_op(size, &pattern(0, 65536, 1), false);
+    assert_eq!(rig.run(op), Err(ErrorKind::OutOfRange));
+    assert_eq!(
+        rig.run(Op::WriteZeroes { offset: 512, len: u64::MAX - 511, fua: false, unmap: true }),
+        Err(ErrorKind::OutOfRange)
+    );
+    let op = rig.write_op(100, &pattern(0, 512, 1), false);
+    assert_eq!(rig.run(op), Err(ErrorKind::Misaligned));
+}
+
 /// The superblocks were written on behalf of an administrator after the array had said that it was stopped.
 #[test]
 fn a_stopped_array_takes_no_more_orders() {
