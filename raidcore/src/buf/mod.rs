@@ -15,5 +15,5 @@ mod slab;
 
 pub use handle::{Buf, View};
 pub use list::{BufList, ViewList, list_len};
-pub use quarantine::{Memory, Quarantine};
+pub use quarantine::Quarantine;
 pub use slab::{Exhausted, Slab, SlabClass, SlabConfig, SlabUsage};

@@ -8,7 +8,7 @@
 //! Invariants:
 //! - The memory and the file descriptor of an operation are owned by its slot until the operation's *terminal*
 //!   completion, whatever its submitter was told before. An operation that was given up thereby is in
-//!   quarantine in its own slot: nobody is handed its memory, and it is freed when the kernel lets go of it.
+//!   quarantine: nobody is handed its memory, and it is freed when the kernel lets go of it.
 //! - A completion names its slot and the slot's generation: a stray one reaches nobody.
 //! - Operations in the kernel never exceed the completion queue.
 //! - A ring that cannot be drained is leaked, and all memory with it; it is never freed under the kernel.

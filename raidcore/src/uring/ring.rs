@@ -13,7 +13,7 @@ use super::port::Port;
 use super::setup::{RingConfig, RingFeatures, build};
 use super::slot::{Done, Failure, Inbox, Key, Phase, Slots, Step, Work};
 use super::waker::Waker;
-use crate::buf::Slab;
+use crate::buf::{Quarantine, Slab};
 use crate::time::{Clock, Time};
 use io_uring::{IoUring, opcode, squeue, types};
 use std::cell::{Cell, RefCell};
@@ -48,6 +48,7 @@ impl Ring {
         let core = Core {
             uring,
             slots: Slots::default(),
+            quarantine: Quarantine::new(),
             pending: VecDeque::new(),
             cancels: VecDeque::new(),
             arrived: Vec::new(),
@@ -234,6 +235,8 @@ enum Wait {
 struct Core {
     uring: IoUring,
     slots: Slots,
+    /// What operations that were given up own, until their terminal completion.
+    quarantine: Quarantine<Work>,
     /// Operations waiting for room; keys of operations that ended meanwhile are skipped.
     pending: VecDeque<Key>,
     /// Operations to cancel.
@@ -384,7 +387,12 @@ impl Core {
         let step = match &mut slot.work {
             Work::Socket(op) => op.advance(result),
             Work::Disk(op) => op.advance(result),
-            Work::None | Work::Kept(_) => Step::Done(Err(Failure::Errno(libc::EIO))),
+            // Given up long ago; its memory is free now.
+            Work::Kept(_) => {
+                drop(self.quarantine.release(key.user_data()));
+                Step::Done(Err(Failure::Late))
+            }
+            Work::None => Step::Done(Err(Failure::Errno(libc::EIO))),
         };
         match step {
             Step::Done(ending) => self.slots.finish(key, ending),
@@ -410,7 +418,7 @@ impl Core {
         }
     }
 
-    /// Answers operations past their deadline and cancels them; their memory stays where it is.
+    /// Answers operations past their deadline and cancels them; their memory goes into quarantine.
     fn give_up_late(&mut self, now: Time) {
         if now < self.earliest {
             return;
@@ -422,8 +430,11 @@ impl Core {
                 continue;
             }
             slot.given_up = true;
+            let extent = slot.work.extent();
+            let held = std::mem::replace(&mut slot.work, Work::Kept(extent));
+            self.quarantine.hold(key.user_data(), held);
             if let Some(inbox) = &slot.inbox {
-                let work = Work::Kept(slot.work.extent());
+                let work = Work::Kept(extent);
                 inbox.push(Done { token: slot.token, ending: Err(Failure::Late), work });
             }
             self.cancel(key);
