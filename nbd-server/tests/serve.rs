@@ -196,7 +196,12 @@ fn errors_reach_the_client_by_number_and_by_word() {
     }
     assert_eq!(simple.ask(0, WRITE, 0, 40 << 20, &vec![0; 40 << 20]).error, 22);
     assert_eq!(simple.ask(0, FLUSH, 0, 0, b"").error, 0);
-    assert_eq!(structured.ask(0, READ, 0, 0, b"").error, 0);
+    // A request of no bytes is a mistake, and the connection goes on.
+    for kind in [READ, WRITE, TRIM, ZEROES] {
+        assert_eq!(simple.ask(0, kind, 0, 0, b"").error, 22);
+        assert_eq!(structured.ask(0, kind, 0, 0, b"").error, 22);
+    }
+    assert_eq!(structured.ask(0, READ, 0, 1, b"").error, 0);
     simple.send(&request(0, WRITE, 1, 0, u32::MAX));
     assert!(simple.is_closed());
     structured.send(&[0; 28]);

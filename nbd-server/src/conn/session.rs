@@ -200,15 +200,13 @@ impl Session {
 
     /// Starts a request, or parks it and says no.
     fn admit(&mut self, cookie: Cookie, command: Command, out: &mut Outbox, ctx: &mut Context<'_>) -> bool {
-        if command != Command::Nothing && (self.is_device_full() || self.is_full(out)) {
+        if self.is_device_full() || self.is_full(out) {
             self.parked = Some((cookie, command));
             return false;
         }
         let (op, kind, charge) = match command {
-            Command::Nothing | Command::Disconnect => {
-                self.succeed(cookie, out);
-                return true;
-            }
+            // `advance` has dealt with it: there is no reply.
+            Command::Disconnect => return true,
             Command::Read { offset, len } => match self.memory(len, ctx) {
                 Some((bufs, charge)) => {
                     (Op::Read { offset, bufs }, FlightKind::Read { offset, len }, Some(charge))

@@ -101,8 +101,6 @@ pub enum Command {
         /// Holes may be punched.
         unmap: bool,
     },
-    /// Nothing to do but to answer: a read, write, trim or zeroing of no bytes.
-    Nothing,
     /// The client leaves; there is no reply.
     Disconnect,
 }
@@ -173,7 +171,6 @@ impl RawRequest {
         }
         Ok(match self.kind {
             cmd::FLUSH => Command::Flush,
-            _ if len == 0 => Command::Nothing,
             cmd::READ => Command::Read { offset, len },
             cmd::WRITE => Command::Write { offset, len, fua },
             cmd::TRIM => Command::Trim { offset, len, fua },
@@ -202,6 +199,10 @@ impl RawRequest {
         if self.kind == cmd::FLUSH {
             let zero = self.offset == 0 && self.len == 0;
             return (!zero).then_some((NbdError::Einval, "a flush has no offset and no length"));
+        }
+        // The specification leaves it open what such a request does, so no client means it.
+        if self.len == 0 {
+            return Some((NbdError::Einval, "a request of no bytes"));
         }
         if matches!(self.kind, cmd::READ | cmd::WRITE) && self.len > terms.max_payload {
             return Some((NbdError::Einval, "larger than the maximum block size"));
@@ -279,11 +280,12 @@ mod tests {
     }
 
     #[test]
-    fn requests_of_no_bytes_are_answered_without_being_executed() {
+    fn requests_of_no_bytes_are_einval_wherever_they_go() {
         for kind in [cmd::READ, cmd::WRITE, cmd::TRIM, cmd::WRITE_ZEROES] {
-            assert_eq!(verdict(TERMS, kind, 0, 1 << 30, 0), Ok(Command::Nothing));
+            for offset in [0, 1 << 30, (1 << 30) + 1, u64::MAX] {
+                assert_eq!(verdict(TERMS, kind, 0, offset, 0), Err(NbdError::Einval));
+            }
         }
-        assert_eq!(verdict(TERMS, cmd::READ, 0, (1 << 30) + 1, 0), Err(NbdError::Einval));
     }
 
     #[test]

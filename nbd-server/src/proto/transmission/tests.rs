@@ -77,7 +77,7 @@ fn sample() -> (Vec<u8>, Vec<Seen>) {
         Seen::Request(2, Command::Write { offset: 0, len: 300, fua: false }),
         Seen::Payload(vec![0xab; 300]),
         Seen::Refused(3, NbdError::Enospc),
-        Seen::Request(4, Command::Nothing),
+        Seen::Refused(4, NbdError::Einval),
         Seen::Request(5, Command::Flush),
         Seen::Refused(6, NbdError::Einval),
         Seen::Request(7, Command::Disconnect),
