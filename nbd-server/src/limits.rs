@@ -35,15 +35,19 @@ pub const MAX_ERROR_MESSAGE_BYTES: usize = 64;
 /// Exports a reactor offers.
 pub const MAX_EXPORTS: usize = 1024;
 
-/// Connections a reactor serves, unless configured otherwise; further ones wait in the listen queue.
-pub const DEFAULT_CONNECTIONS: usize = 256;
+/// Connections a reactor serves, unless configured otherwise; further ones wait in the listen queue. An idle one
+/// costs a descriptor, [`SMALL_RECEIVE_BYTES`] of the slab and about a kilobyte more.
+pub const DEFAULT_CONNECTIONS: usize = 4096;
 
 /// Requests of one connection that are executed at once; further ones stay unread in its socket.
 pub const CONNECTION_QUEUE_DEPTH: u32 = 256;
 
-/// Payload of one connection in memory at once, received and not yet written or read and not yet sent. One
-/// request of the largest size always fits.
+/// Payload of one connection in memory at once, received and not yet written or read and not yet sent, however
+/// much is free. One request of the largest size always fits.
 pub const CONNECTION_BYTES: u64 = 64 << 20;
+
+/// A connection that holds at most this much finds room also in what is kept back from all others.
+pub const SMALL_SHARE_BYTES: u64 = 1 << 20;
 
 /// Memory of one receive when a connection is quiet, and when it keeps filling it.
 pub const SMALL_RECEIVE_BYTES: usize = 4 << 10;
@@ -61,7 +65,13 @@ pub const PIECE_BYTES: usize = 64 << 10;
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// How long a client may hold memory without taking or giving a byte while others wait for memory.
-pub const STALL_TIMEOUT: Duration = Duration::from_secs(120);
+pub const STALL_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long a connection that is being closed may go without taking its last replies, before it is cut; and
+/// what it must take in a second on top, for the end of a large reply is all that is seen of it.
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
+/// See [`DRAIN_TIMEOUT`].
+pub const DRAIN_BYTES_PER_SECOND: u64 = 8 << 20;
 
 /// How long a control call waits for the reactor.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);

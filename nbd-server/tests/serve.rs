@@ -310,6 +310,65 @@ fn a_client_that_holds_memory_others_wait_for_is_cut_in_the_end() {
     server.wait_until_idle();
 }
 
+/// Two clients that did not read their replies, or four that stopped in the middle of a payload, held all memory
+/// there was for connections: everybody else waited until they were cut.
+#[test]
+fn clients_that_take_all_memory_they_can_get_leave_room_for_newcomers() {
+    for (hogs, writes) in [(2, false), (8, false), (4, true), (8, true)] {
+        let server = Server::with(ReactorConfig::server(), RamDisk::new(64 << 20));
+        let mut hungry: Vec<_> = (0..hogs).map(|_| server.connect(true)).collect();
+        for hog in &mut hungry {
+            if writes {
+                hog.send(&[&request(0, WRITE, 1, 0, 32 << 20)[..], &[1; 100_000]].concat());
+            } else {
+                (0..16).for_each(|cookie| hog.send(&request(0, READ, cookie, 0, 32 << 20)));
+            }
+        }
+        server.wait_for("two of them to hold memory", |host| {
+            host.connections().iter().filter(|c| c.held_bytes >= 32 << 20 && c.in_flight == 0).count() >= 2
+        });
+        let mut other = server.connect(false);
+        for i in 0..100u64 {
+            other.write(i * 4096, &[i as u8; 4096]);
+            assert_eq!(other.read(i * 4096, 4096), [i as u8; 4096]);
+        }
+        other.write(0, &vec![9; 1 << 20]);
+        assert!(other.read(0, 1 << 20) == vec![9; 1 << 20]);
+        // Nobody had to be cut for it.
+        assert_eq!(server.handle.call(|host| host.connections().len()), Ok(hogs + 1));
+        drop((hungry, other));
+        server.wait_until_idle();
+    }
+}
+
+/// A stop used to wait for such a client as long as it waits for devices, a minute.
+#[test]
+fn a_stop_does_not_wait_long_for_a_client_that_takes_no_replies() {
+    let server = Server::with(ReactorConfig::server(), RamDisk::new(SIZE));
+    let mut deaf = server.connect(true);
+    (0..4).for_each(|cookie| deaf.send(&request(0, READ, cookie, 0, 4 << 20)));
+    server.wait_for("replies that nobody takes", |host| {
+        host.connections().first().is_some_and(|c| c.held_bytes >= 4 << 20 && c.in_flight == 0)
+    });
+    // The limit is far away: only the cut can end this.
+    let report = server.handle.stop(std::time::Duration::from_secs(3600)).unwrap();
+    assert_eq!((report.cut_connections, report.unflushed), (1, 0));
+    drop(deaf);
+}
+
+#[test]
+fn idle_clients_by_the_hundred_leave_the_server_as_it_is() {
+    let server = Server::with(ReactorConfig::server(), RamDisk::new(SIZE));
+    let idle: Vec<_> = (0..400).map(|_| server.connect(true)).collect();
+    let mut other = server.connect(false);
+    other.write(0, &[5; 4096]);
+    assert_eq!(other.read(0, 4096), [5; 4096]);
+    let used = server.handle.call(|host| host.slab().usage().used_bytes).unwrap();
+    assert!(used <= 402 * 4096, "{used} bytes");
+    drop((idle, other));
+    server.wait_until_idle();
+}
+
 #[test]
 fn a_withdrawn_export_answers_what_it_has_and_closes() {
     let server = Server::start(RamDisk::new(SIZE));

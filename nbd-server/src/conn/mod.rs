@@ -15,15 +15,16 @@ mod outbox;
 mod payload;
 mod session;
 
-pub(crate) use budget::Budget;
+pub(crate) use budget::Pool;
 pub(crate) use flights::connection_of;
 pub(crate) use session::ExportState;
 pub use session::Traffic;
 
 use crate::engine::Engine;
 use crate::export::Exports;
-use crate::limits::{CONNECTION_BYTES, LARGE_RECEIVE_BYTES, SMALL_RECEIVE_BYTES};
+use crate::limits::{DRAIN_BYTES_PER_SECOND, DRAIN_TIMEOUT, LARGE_RECEIVE_BYTES, SMALL_RECEIVE_BYTES};
 use crate::proto::{Handshake, Negotiated, Progress, Terms};
+use budget::Budget;
 use outbox::Outbox;
 use raidcore::buf::{Buf, BufList, Slab};
 use raidcore::dev::Completion;
@@ -31,6 +32,7 @@ use raidcore::time::Time;
 use raidcore::uring::{Event, EventMemory, Outcome, Port, SharedFd};
 use session::{Flow, Session};
 use std::rc::Rc;
+use std::time::Duration;
 
 /// What a connection works with during one call.
 pub(crate) struct Context<'a> {
@@ -40,7 +42,10 @@ pub(crate) struct Context<'a> {
     pub(crate) exports: &'a Exports,
     pub(crate) states: &'a [Rc<ExportState>],
     pub(crate) engine: &'a mut dyn Engine,
-    pub(crate) budget: &'a Rc<Budget>,
+    pub(crate) pool: &'a Rc<Pool>,
+    /// One more handle is a permit for a large receive; there are at most `max_large_receives`.
+    pub(crate) large_receives: &'a Rc<()>,
+    pub(crate) max_large_receives: usize,
     /// When requests submitted now are given up.
     pub(crate) deadline: Time,
     pub(crate) generation: &'a mut u32,
@@ -88,8 +93,12 @@ pub(crate) struct Conn {
     outbox: Outbox,
     closing: bool,
     dead: bool,
-    /// When its socket last did something.
+    /// When its socket last did something, or was given something to do.
     last_event: Time,
+    /// When it was first settled while closing.
+    closing_since: Option<Time>,
+    /// Held while the memory of a receive is large.
+    large_receive: Option<Rc<()>>,
 }
 
 #[derive(Debug)]
@@ -130,6 +139,8 @@ impl Conn {
             closing: false,
             dead: false,
             last_event: now,
+            closing_since: None,
+            large_receive: None,
         }
     }
 
@@ -209,7 +220,12 @@ impl Conn {
         if self.dead {
             return;
         }
-        self.outbox.flush(ctx.port, &self.fd, ctx.token(SocketOp::Send));
+        if self.outbox.flush(ctx.port, &self.fd, ctx.token(SocketOp::Send)) {
+            self.last_event = ctx.now;
+        }
+        if self.closing {
+            self.closing_since.get_or_insert(ctx.now);
+        }
         if self.closing && self.in_flight() == 0 && self.outbox.is_idle() {
             self.kill();
         } else if self.wants_receive() {
@@ -256,6 +272,13 @@ impl Conn {
         let Phase::Session(session) = &self.phase else { return None };
         let on_client = self.outbox.is_sending() || session.payload_left() > 0;
         (on_client && session.held_bytes() > 0 && !self.dead).then_some(self.last_event)
+    }
+
+    /// If it is being closed and only its client's taking the last replies is waited for: when it is cut.
+    pub(crate) fn drain_until(&self) -> Option<Time> {
+        let since = self.closing_since?.max(self.last_event);
+        let large = Duration::from_millis(self.held_bytes() * 1000 / DRAIN_BYTES_PER_SECOND);
+        (!self.dead && self.in_flight() == 0).then(|| since + DRAIN_TIMEOUT + large)
     }
 
     /// True until an export is chosen.
@@ -308,7 +331,7 @@ impl Conn {
             return self.close();
         };
         tracing::info!(peer = %self.peer, export = %export.name, "client attached");
-        let budget = Budget::new(CONNECTION_BYTES, Some(Rc::clone(ctx.budget)));
+        let budget = Budget::new(ctx.pool);
         let terms = Terms::of(export, chosen.style);
         self.phase = Phase::Session(Box::new(Session::new(terms, Rc::clone(state), budget)));
     }
@@ -372,6 +395,15 @@ impl Conn {
         let bytes = match &self.phase {
             Phase::Session(session) => session.receive_bytes(self.receive_bytes),
             Phase::Handshake(_) => self.receive_bytes,
+        };
+        self.large_receive = None;
+        let bytes = if bytes <= SMALL_RECEIVE_BYTES {
+            bytes
+        } else if Rc::strong_count(ctx.large_receives) <= ctx.max_large_receives {
+            self.large_receive = Some(Rc::clone(ctx.large_receives));
+            bytes
+        } else {
+            SMALL_RECEIVE_BYTES
         };
         let buf = ctx.slab.alloc(bytes).or_else(|_| ctx.slab.alloc(bytes.min(SMALL_RECEIVE_BYTES)));
         // Without memory, the next turn in which something completes tries again.

@@ -66,15 +66,16 @@ impl Outbox {
         }
     }
 
-    /// Sends what is queued unless a send is in flight.
-    pub(super) fn flush(&mut self, port: &Port, fd: &SharedFd, token: u64) {
+    /// Sends what is queued unless a send is in flight; true if it began one.
+    pub(super) fn flush(&mut self, port: &Port, fd: &SharedFd, token: u64) -> bool {
         if self.sending.is_some() || self.queued.parts.is_empty() {
-            return;
+            return false;
         }
         let mut batch = std::mem::take(&mut self.queued);
         self.queued.parts = std::mem::take(&mut self.spare);
         port.send(fd, std::mem::take(&mut batch.parts), token);
         self.sending = Some(batch);
+        true
     }
 
     /// The send has ended; `parts` is its memory if it came back.

@@ -19,7 +19,7 @@ use crate::proto::reply::{Cookie, Head, Style};
 use crate::proto::{Command, Refusal, Step, Terms, Transmission, Violation};
 use raidcore::buf::{BufList, Exhausted, Slab};
 use raidcore::dev::{Completion, IoError, Op, Request, Tag};
-use raidcore::limits::MAX_BLOCK_BYTES;
+use raidcore::limits::{MAX_BLOCK_BYTES, PAGE_BYTES};
 use std::cell::Cell;
 use std::rc::Rc;
 
@@ -173,6 +173,7 @@ impl Session {
     pub(super) fn hang_up(&mut self) {
         self.incoming = None;
         self.parked = None;
+        self.budget.give_up();
     }
 
     /// Answers the request of a completion.
@@ -248,11 +249,12 @@ impl Session {
         self.export.in_flight.get() >= self.export.queue_depth
     }
 
-    /// Memory for a payload. Want of it is noted: then clients that hold memory for nothing have to go.
+    /// Memory for a payload. Want of it is noted, of a client that holds none: then clients that hold memory for
+    /// nothing have to go.
     fn memory(&self, len: u32, ctx: &mut Context<'_>) -> Option<(BufList, Charge)> {
-        let charge = self.budget.charge(len);
+        let charge = self.budget.charge(footprint(len as usize));
         let memory = charge.and_then(|charge| Some((pieces(ctx.slab, len as usize).ok()?, charge)));
-        ctx.starved |= memory.is_none();
+        ctx.starved |= memory.is_none() && self.budget.held() == 0;
         memory
     }
 
@@ -318,15 +320,34 @@ impl Session {
 /// Memory for `len` bytes, in order. A slab takes the smallest block that fits the whole, which for 68 KiB is a
 /// megabyte; what is left after the full megabytes is therefore made of smaller pieces while there are any.
 fn pieces(slab: &Slab, len: usize) -> Result<BufList, Exhausted> {
-    if len <= PIECE_BYTES || len % MAX_BLOCK_BYTES > MAX_BLOCK_BYTES / 2 {
-        return slab.alloc_list(len);
-    }
-    let mut list = slab.alloc_list(len - len % MAX_BLOCK_BYTES)?;
-    let mut left = len % MAX_BLOCK_BYTES;
+    let rest = len % MAX_BLOCK_BYTES;
+    let few = if len <= PIECE_BYTES || rest > MAX_BLOCK_BYTES / 2 {
+        slab.alloc_list(len)
+    } else {
+        slab.alloc_list(len - rest).and_then(|list| pieces_of(PIECE_BYTES, slab, list, rest))
+    };
+    // When large blocks are out there may be small ones, of which a request must not have too many.
+    few.or_else(|_| pieces_of(PIECE_BYTES, slab, BufList::new(), len)).or_else(|exhausted| match len {
+        len if len <= MAX_BLOCK_BYTES => pieces_of(PAGE_BYTES, slab, BufList::new(), len),
+        _ => Err(exhausted),
+    })
+}
+
+fn pieces_of(size: usize, slab: &Slab, mut list: BufList, mut left: usize) -> Result<BufList, Exhausted> {
     while left > 0 {
-        let piece = left.min(PIECE_BYTES);
+        let piece = left.min(size);
         list.push(slab.alloc(piece)?);
         left -= piece;
     }
     Ok(list)
+}
+
+/// What [`pieces`] takes of a slab for `len` bytes, in whole blocks: that is what others cannot have.
+fn footprint(len: usize) -> u64 {
+    let rest = match len % MAX_BLOCK_BYTES {
+        rest if len <= PIECE_BYTES && rest <= PAGE_BYTES => PAGE_BYTES,
+        rest if rest > MAX_BLOCK_BYTES / 2 => MAX_BLOCK_BYTES,
+        rest => rest.next_multiple_of(PIECE_BYTES),
+    };
+    (len - len % MAX_BLOCK_BYTES + rest) as u64
 }

@@ -9,10 +9,10 @@
 use super::accept::Accepting;
 use super::stop::Stopping;
 use super::{Io, ReactorConfig, SpawnError};
-use crate::conn::{Budget, Conn, Context, ExportState, Traffic};
+use crate::conn::{Conn, Context, ExportState, Pool, Traffic};
 use crate::engine::Engine;
 use crate::export::{Export, ExportError, ExportId, Exports};
-use crate::limits::{HANDSHAKE_TIMEOUT, LARGE_RECEIVE_BYTES, MAX_LISTENERS};
+use crate::limits::{HANDSHAKE_TIMEOUT, LARGE_RECEIVE_BYTES, MAX_LISTENERS, SMALL_RECEIVE_BYTES};
 use crate::listen::Listener;
 use raidcore::buf::Slab;
 use raidcore::time::{Clock, Time};
@@ -76,7 +76,10 @@ pub struct Host<E> {
     pub(super) stopping: Stopping,
     /// Handshakes in the order of their deadlines.
     handshakes: VecDeque<(Time, u16, ConnectionId)>,
-    budget: Rc<Budget>,
+    pool: Rc<Pool>,
+    /// One handle is here, and one with each connection whose receive is large.
+    large_receives: Rc<()>,
+    max_large_receives: usize,
     generation: u32,
     request_timeout: Duration,
     max_request_bytes: u64,
@@ -85,6 +88,8 @@ pub struct Host<E> {
     /// In this turn, a request found no memory, of a client that holds none for nothing.
     pub(super) starved: bool,
     stall_timeout: Duration,
+    /// Connections that were cut because they did not come to an end.
+    pub(super) cut_connections: usize,
 }
 
 struct Place {
@@ -97,7 +102,7 @@ struct Place {
 pub(super) fn check(config: &ReactorConfig) -> Result<(), SpawnError> {
     let most = usize::from(u16::MAX) - 1;
     let total: usize = config.slab.classes.iter().map(|class| class.block_bytes * class.blocks).sum();
-    let receives = config.max_connections.saturating_mul(LARGE_RECEIVE_BYTES);
+    let receives = config.max_connections.saturating_mul(SMALL_RECEIVE_BYTES);
     if config.max_connections == 0 || config.max_connections > most {
         return Err(SpawnError::Config(format!("max_connections must be 1 to {most}")));
     }
@@ -297,6 +302,23 @@ impl<E> Host<E> {
         }
     }
 
+    /// When the next of the connections that are being closed is cut. Those are among the dirty ones.
+    pub(super) fn next_drain_end(&self) -> Option<Time> {
+        self.dirty.iter().filter_map(|&index| self.conn(index)?.drain_until()).min()
+    }
+
+    /// Cuts connections that are being closed and whose clients do not take their last replies.
+    pub(super) fn cut_drained(&mut self, now: Time) {
+        for at in 0..self.dirty.len() {
+            let index = self.dirty[at];
+            if self.conn(index).and_then(Conn::drain_until).is_some_and(|until| until <= now) {
+                tracing::warn!(index, "client does not take its last replies: it is cut");
+                self.cut_connections += 1;
+                self.change(index, Conn::kill);
+            }
+        }
+    }
+
     /// Frees the place of a connection that is gone.
     pub(super) fn remove_if_gone(&mut self, index: u16) -> bool {
         let gone = self.conn(index).is_some_and(Conn::is_gone);
@@ -320,7 +342,7 @@ impl<E: Engine> Host<E> {
         let total = io.slab.usage().total_bytes as u64;
         let largest = config.slab.classes.last().map_or(0, |class| class.block_bytes * class.blocks) as u64;
         // Half of the largest blocks, so that two of the largest requests can be under way.
-        let max_request_bytes = 1u64 << (largest / 2).max(4096).ilog2();
+        let max_request_bytes = 1u64 << (largest / 2).min(total / 4).max(4096).ilog2();
         Host {
             port: io.ring.port(),
             io,
@@ -334,13 +356,17 @@ impl<E: Engine> Host<E> {
             accepting: Accepting::new(config.max_connections),
             stopping: Stopping::No,
             handshakes: VecDeque::new(),
-            budget: Budget::new(total / 2, None),
+            pool: Pool::new(total / 2),
+            large_receives: Rc::new(()),
+            // An eighth of the memory, beside the quarter that the small ones may take.
+            max_large_receives: total as usize / 8 / LARGE_RECEIVE_BYTES,
             generation: 0,
             request_timeout: config.request_timeout,
             max_request_bytes,
             submitted: false,
             starved: false,
             stall_timeout: config.stall_timeout,
+            cut_connections: 0,
         }
     }
 
@@ -357,7 +383,9 @@ impl<E: Engine> Host<E> {
             exports: &self.exports,
             states: &self.states,
             engine: &mut self.engine,
-            budget: &self.budget,
+            pool: &self.pool,
+            large_receives: &self.large_receives,
+            max_large_receives: self.max_large_receives,
             deadline: self.io.clock.now() + self.request_timeout,
             generation: &mut self.generation,
             submitted: false,

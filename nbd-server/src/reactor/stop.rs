@@ -89,6 +89,7 @@ impl<E> Host<E> {
             return going.waiting.push(waiting);
         }
         self.accepting.remove_all(&self.port);
+        self.cut_connections = 0;
         self.close_where(|_| true);
         self.stopping = Stopping::Going(Box::new(Going {
             step: Step::Connections,
@@ -117,7 +118,7 @@ pub(super) fn advance<E: Engine>(host: &mut Host<E>, now: Time) {
     let late = now >= going.until;
     let next = match going.step {
         Step::Connections if host.live() == 0 || late => {
-            going.report.cut_connections = host.live();
+            going.report.cut_connections = host.cut_connections + host.live();
             host.kill_all();
             submit_flushes(host, &mut going);
             Some(Step::Flush)

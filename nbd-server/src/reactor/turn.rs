@@ -38,6 +38,7 @@ pub(super) fn run<E: Engine>(host: &mut Host<E>, mailbox: &Mailbox<E>) {
         let now = host.io.clock.now();
         host.end_late_handshakes(now);
         host.cut_stalled(now);
+        host.cut_drained(now);
         settle(host);
         // After settling, which may have seen the last connection off.
         stop::advance(host, now);
@@ -56,6 +57,7 @@ fn wake_at<E: Engine>(host: &Host<E>) -> Option<Time> {
         host.accepting.wake_at(now),
         host.stopping.wake_at(),
         host.next_stall(),
+        host.next_drain_end(),
     ];
     times.into_iter().flatten().min()
 }
@@ -89,7 +91,8 @@ fn drive_devices<E: Engine>(host: &mut Host<E>, done: &mut Vec<Completion>) {
     }
 }
 
-/// Sends and receives for every connection that changed. Those that wait for room stay on the list.
+/// Sends and receives for every connection that changed. Those that wait for room or are being closed stay on
+/// the list.
 fn settle<E: Engine>(host: &mut Host<E>) {
     let dirty = std::mem::take(&mut host.dirty);
     let mut still = Vec::new();
@@ -98,7 +101,7 @@ fn settle<E: Engine>(host: &mut Host<E>) {
         if host.remove_if_gone(index) {
             continue;
         }
-        if host.conn(index).is_some_and(Conn::is_stalled) {
+        if host.conn(index).is_some_and(|conn| conn.is_stalled() || conn.drain_until().is_some()) {
             still.push(index);
         } else {
             host.clean(index);
