@@ -24,6 +24,8 @@ pub(super) struct Handle {
     pub(super) fixed: Option<u32>,
     /// Bytes that a round must be a multiple of to be gone on with.
     pub(super) block_bytes: u64,
+    /// Locks on what lies below a loop device; held, never used.
+    pub(super) _claims: Vec<OwnedFd>,
 }
 
 /// What an operation is about, for its error.
@@ -273,7 +275,7 @@ mod tests {
 
     fn op(kind: DiskKind, len: u64) -> DiskOp {
         let fd = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).unwrap();
-        DiskOp::new(&Rc::new(Handle { fd, fixed: None, block_bytes: 512 }), kind, 0, len)
+        DiskOp::new(&Rc::new(Handle { fd, fixed: None, block_bytes: 512, _claims: Vec::new() }), kind, 0, len)
     }
 
     fn write(len: u64) -> DiskOp {

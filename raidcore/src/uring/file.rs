@@ -43,13 +43,13 @@ impl File {
         let opened = open(path, how)?;
         let shape = super::geometry::probe(path, how, &opened)?;
         let missed_direct = how.direct && !opened.direct;
-        let Opened { fd, .. } = opened;
+        let Opened { fd, claims, .. } = opened;
         let fixed = ring.register_file(fd.as_raw_fd());
         let block_bytes = u64::from(shape.geometry.block_size.bytes());
         Ok(File {
             ring: ring.clone(),
             inbox: ring.new_inbox(),
-            handle: Rc::new(Handle { fd, fixed, block_bytes }),
+            handle: Rc::new(Handle { fd, fixed, block_bytes, _claims: claims }),
             geometry: shape.geometry,
             path: path.to_owned(),
             memory_align: shape.memory_align,

@@ -1,8 +1,9 @@
-//! Which disk a name means, so that one given twice is seen.
+//! Which disk a name means, so that one given twice is seen, and what lies below it, so that it can be claimed too.
 //!
 //! Two names are the same disk if they lead, through symbolic links and loop devices, to the same inode or device
 //! number at the same offset. A partition and the disk around it, or a loop device over a part of a file and that
-//! file, overlap but are not the same; this is not seen here, and O_EXCL sees the former.
+//! file, overlap but are not the same; this is not seen here: O_EXCL sees the former, the claim on what is below a
+//! loop device the latter.
 
 use super::geometry::sys_block;
 use super::limits::MAX_LOOP_DEPTH;
@@ -30,7 +31,7 @@ pub fn identify(path: &Path) -> io::Result<DeviceId> {
     let mut id = base_of(path)?;
     for _ in 0..MAX_LOOP_DEPTH {
         let Base::Block { device } = id else { break };
-        let Some((backing, start)) = loop_backing(device) else { break };
+        let Some(Backing { path: backing, start, .. }) = loop_backing(device) else { break };
         // A backing file that was deleted, or that lies in another mount namespace, has no name here.
         let Ok(below) = base_of(&backing) else { break };
         offset = offset.saturating_add(start);
@@ -47,12 +48,39 @@ fn base_of(path: &Path) -> io::Result<Base> {
     })
 }
 
-/// The file behind a loop device and where in it the device starts.
-fn loop_backing(device: u64) -> Option<(PathBuf, u64)> {
+/// What lies below `path` if it is a loop device, nearest first; empty for everything else. Names only: a file that
+/// was deleted, or lies in another mount namespace, is named as the kernel knows it, and may not be found.
+pub fn files_below(path: &Path) -> Vec<PathBuf> {
+    below(path).into_iter().map(|backing| backing.path).collect()
+}
+
+/// What a loop device is over.
+pub(super) struct Backing {
+    pub(super) path: PathBuf,
+    /// Where in it the device starts, in bytes.
+    start: u64,
+    /// The device ends before it does, or begins after it does.
+    pub(super) is_part: bool,
+}
+
+pub(super) fn below(path: &Path) -> Vec<Backing> {
+    let mut found: Vec<Backing> = Vec::new();
+    for _ in 0..MAX_LOOP_DEPTH {
+        let upper = found.last().map_or(path, |backing| &backing.path);
+        let Ok(Base::Block { device }) = base_of(upper) else { break };
+        let Some(backing) = loop_backing(device) else { break };
+        found.push(backing);
+    }
+    found
+}
+
+fn loop_backing(device: u64) -> Option<Backing> {
     let folder = sys_block(device).join("loop");
-    let file = std::fs::read_to_string(folder.join("backing_file")).ok()?;
-    let offset = std::fs::read_to_string(folder.join("offset")).ok()?.trim().parse().ok()?;
-    Some((PathBuf::from(file.trim_end_matches('\n')), offset))
+    let number = |name: &str| std::fs::read_to_string(folder.join(name)).ok()?.trim().parse::<u64>().ok();
+    let path = std::fs::read_to_string(folder.join("backing_file")).ok()?;
+    let start = number("offset")?;
+    let is_part = start > 0 || number("sizelimit").is_some_and(|limit| limit > 0);
+    Some(Backing { path: PathBuf::from(path.trim_end_matches('\n')), start, is_part })
 }
 
 #[cfg(test)]

@@ -52,7 +52,7 @@ mod socket;
 mod waker;
 
 pub use file::File;
-pub use identity::{DeviceId, identify};
+pub use identity::{DeviceId, files_below, identify};
 pub use open::{OpenError, OpenHow, Warning};
 pub use port::{Event, EventMemory, Outcome, Port, SendPart, SharedFd};
 pub use ring::Ring;

@@ -2,9 +2,11 @@
 //!
 //! A writable device is claimed twice: a block device by O_EXCL, which the kernel refuses while it is mounted, in
 //! use by md, dm or swap, or claimed by another program; and both kinds by an exclusive `flock`, which
-//! refuses a second array, also in the same process. A plain read-only opening claims nothing, so that `examine`
+//! refuses a second array, also in the same process. The lock is taken on what lies below a loop device, too: the
+//! kernel lets the device and its file be written side by side, and both would be taken for the same member. A plain read-only opening claims nothing, so that `examine`
 //! works on the members of a running array.
 
+use super::identity::below;
 use crate::dev::BlockSize;
 use rustix::fs::{FileType, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
@@ -147,6 +149,8 @@ pub(super) struct Opened {
     pub(super) is_block: bool,
     /// O_DIRECT was obtained.
     pub(super) direct: bool,
+    /// Locked files below it; their locks are to be held for as long as it is open.
+    pub(super) claims: Vec<OwnedFd>,
 }
 
 pub(super) fn open(path: &Path, how: OpenHow) -> Result<Opened, OpenError> {
@@ -180,7 +184,33 @@ pub(super) fn open(path: &Path, how: OpenHow) -> Result<Opened, OpenError> {
             errno => OpenError::io(path, errno),
         })?;
     }
-    Ok(Opened { fd, is_block, direct: flags.contains(OFlags::DIRECT) })
+    let claims = if how.exclusive && is_block { claim_below(path)? } else { Vec::new() };
+    Ok(Opened { fd, is_block, direct: flags.contains(OFlags::DIRECT), claims })
+}
+
+/// Locks what lies below a loop device: exclusively, or shared with others over other parts of it. What cannot be
+/// opened by its name (deleted, another mount namespace) or knows no locks goes without.
+fn claim_below(path: &Path) -> Result<Vec<OwnedFd>, OpenError> {
+    let mut claims = Vec::new();
+    let mut is_part = false;
+    for backing in below(path) {
+        is_part |= backing.is_part;
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let Ok(fd) = rustix::fs::open(&backing.path, flags, Mode::empty()) else { break };
+        let lock = match is_part {
+            true => FlockOperation::NonBlockingLockShared,
+            false => FlockOperation::NonBlockingLockExclusive,
+        };
+        match rustix::fs::flock(&fd, lock) {
+            Ok(()) => claims.push(fd),
+            Err(Errno::WOULDBLOCK) => {
+                let by = "a running array, which has the file below this loop device";
+                return Err(OpenError::Busy { path: path.to_owned(), by });
+            }
+            Err(_) => break,
+        }
+    }
+    Ok(claims)
 }
 
 fn is_disk(path: &Path, kind: FileType) -> Result<bool, OpenError> {

@@ -4,6 +4,7 @@
 //! background, and what the ring was working on (a flush, say) stays open until that is done. A daemon that is
 //! restarted at once must not mistake this for a living one, nor refuse a living one late.
 
+use raidcore::uring::files_below;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
@@ -25,7 +26,8 @@ pub fn is_alive(pid: i32) -> bool {
 
 /// How long it may pay to wait for a device that is in use.
 pub fn patience_with_lock(path: &Path) -> Duration {
-    if is_locked_by_the_living(path) {
+    // A loop device is also refused because of the lock on the file below it.
+    if is_locked_by_the_living(path) || files_below(path).iter().any(|file| is_locked_by_the_living(file)) {
         return Duration::ZERO;
     }
     // A block device may as well be mounted, which does not end by waiting.

@@ -91,3 +91,48 @@ fn two_loop_devices_over_one_file_and_the_file_are_one_disk_unless_they_start_el
     assert_eq!(identify(&second.device).unwrap(), id);
     assert_ne!(identify(&shifted.device).unwrap(), id);
 }
+
+/// An array on files was served a second time on loop devices over them, and the other way round: the kernel knows no
+/// lock between a loop device and its file.
+#[test]
+fn a_loop_device_and_the_file_below_it_are_never_both_members() {
+    let ring = ring();
+    let place = on_disk(8 << 20);
+    let Some(first) = attach(&place.path, &[]) else { return };
+    let Some(second) = attach(&place.path, &[]) else { return };
+    let busy = |path: &std::path::Path| {
+        let error = File::open(path, &ring, OpenHow::MEMBER).err().unwrap();
+        assert!(matches!(error, OpenError::Busy { .. }), "{error}");
+    };
+    let member = File::open(&place.path, &ring, OpenHow::MEMBER).unwrap();
+    busy(&first.device);
+    drop(member);
+    let member = File::open(&first.device, &ring, OpenHow::MEMBER).unwrap();
+    busy(&place.path);
+    busy(&second.device);
+    drop(File::open(&second.device, &ring, OpenHow::EXAMINE).unwrap());
+    drop(member);
+    drop(File::open(&place.path, &ring, OpenHow::MEMBER).unwrap());
+}
+
+#[test]
+fn parts_of_a_file_are_members_side_by_side_and_exclude_the_whole() {
+    let ring = ring();
+    let place = on_disk(8 << 20);
+    let Some(first) = attach(&place.path, &["--sizelimit", "4194304"]) else { return };
+    let Some(second) = attach(&place.path, &["--offset", "4194304"]) else { return };
+    let members = [&first, &second].map(|part| File::open(&part.device, &ring, OpenHow::MEMBER).unwrap());
+    assert!(matches!(File::open(&place.path, &ring, OpenHow::MEMBER), Err(OpenError::Busy { .. })));
+    drop(members);
+    drop(File::open(&place.path, &ring, OpenHow::MEMBER).unwrap());
+}
+
+#[test]
+fn a_loop_device_whose_file_was_deleted_can_be_a_member() {
+    let ring = ring();
+    let place = on_disk(8 << 20);
+    let Some(device) = attach(&place.path, &[]) else { return };
+    std::fs::rename(&place.path, place.path.with_extension("away")).unwrap();
+    std::fs::remove_file(place.path.with_extension("away")).unwrap();
+    drop(File::open(&device.device, &ring, OpenHow::MEMBER).unwrap());
+}
