@@ -5,6 +5,11 @@
 //! - Files in memory (tmpfs, ramfs) do not know NOWAIT, so io_uring would hand each transfer to a worker thread, at
 //!   many times the cost of the copy. Transfers of up to 1 MiB are therefore copied by the reactor itself. A page
 //!   of such a file that was swapped out blocks the reactor while it is read back.
+//! - A regular file that somebody truncates is gone: it must not be read as zeroes, nor grow again by being written
+//!   and look whole. A read that meets the end fails with [`ErrorKind::Gone`]; after writes, and before FUA ones, which
+//!   may be the last bytes of the file, its size is looked at (once per [`reap`](BlockDev::reap)), and no write is
+//!   answered well that a truncation came before. Afterwards every request fails. A file that is truncated and made
+//!   as large as before between two such looks is not noticed.
 //! - FUA is RWF_DSYNC, a flush is `fdatasync`; both are right with and without O_DIRECT.
 
 use super::disk::{DiskKind, DiskOp, Extent, Handle, ZeroWay, copy_pieces};
@@ -17,6 +22,7 @@ use crate::buf::{Buf, BufList, Exhausted, ViewList, list_len};
 use crate::dev::{BlockDev, Completion, ErrorKind, Geometry, IoError, Op, OpKind, Request, Tag};
 use rustix::io::{Errno, ReadWriteFlags};
 use smallvec::SmallVec;
+use std::cell::Cell;
 use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
@@ -34,6 +40,9 @@ pub struct File {
     path: PathBuf,
     memory_align: usize,
     in_memory: bool,
+    is_block: bool,
+    /// It is smaller than its geometry. Never unset.
+    shrunk: Cell<bool>,
     warning: Option<Warning>,
 }
 
@@ -43,7 +52,7 @@ impl File {
         let opened = open(path, how)?;
         let shape = super::geometry::probe(path, how, &opened)?;
         let missed_direct = how.direct && !opened.direct;
-        let Opened { fd, claims, .. } = opened;
+        let Opened { fd, is_block, claims, .. } = opened;
         let fixed = ring.register_file(fd.as_raw_fd());
         let block_bytes = u64::from(shape.geometry.block_size.bytes());
         Ok(File {
@@ -54,6 +63,8 @@ impl File {
             path: path.to_owned(),
             memory_align: shape.memory_align,
             in_memory: shape.in_memory,
+            is_block,
+            shrunk: Cell::new(false),
             warning: missed_direct.then(|| Warning::Buffered { path: path.to_owned() }),
         })
     }
@@ -71,6 +82,10 @@ impl File {
     fn start(&self, request: Request) {
         let Request { tag, op, deadline } = request;
         let (offset, len) = op.extent();
+        let is_fua = matches!(op, Op::Write { fua: true, .. } | Op::WriteZeroes { fua: true, .. });
+        if self.shrunk.get() || (is_fua && self.has_shrunk()) {
+            return self.refuse_as_gone(tag, op);
+        }
         let inline = self.in_memory && len <= MAX_INLINE_BYTES;
         let kind = match op {
             Op::Read { offset, bufs } if inline => return self.read_inline(tag, offset, bufs),
@@ -121,6 +136,28 @@ impl File {
         self.answer(tag, kind, offset, len, Err(Failure::Errno(libc::ENOMEM)));
     }
 
+    fn refuse_as_gone(&self, tag: Tag, op: Op) {
+        let (offset, len) = op.extent();
+        let kind = match op {
+            Op::Read { bufs, .. } => DiskKind::Read { bufs, bounce: BufList::new() },
+            Op::Write { data, fua, .. } => DiskKind::Write { data, fua },
+            Op::Flush => DiskKind::Flush,
+            Op::Discard { .. } => DiskKind::Discard,
+            Op::WriteZeroes { fua, .. } => DiskKind::Zeroes { way: ZeroWay::Range, fua },
+        };
+        self.answer(tag, kind, offset, len, Err(Failure::Errno(libc::ENODEV)));
+    }
+
+    /// True if a regular file is smaller than it was when it was opened, now or at an earlier look.
+    fn has_shrunk(&self) -> bool {
+        if !self.is_block && !self.shrunk.get() {
+            let size =
+                rustix::fs::fstat(&self.handle.fd).ok().and_then(|stat| u64::try_from(stat.st_size).ok());
+            self.shrunk.set(size.is_some_and(|size| size < self.geometry.size_bytes));
+        }
+        self.shrunk.get()
+    }
+
     fn answer(&self, tag: Tag, kind: DiskKind, offset: u64, len: u64, ending: Ending) {
         let work = Work::Disk(DiskOp::new(&self.handle, kind, offset, len));
         self.inbox.push(Done { token: tag.0, ending, work });
@@ -153,11 +190,22 @@ impl File {
         self.answer(tag, DiskKind::Write { data: ViewList::new(), fua }, offset, len, ending);
     }
 
-    fn completion(&self, done: Done) -> Completion {
+    fn completion(&self, done: Done, shrunk: &mut Option<bool>) -> Completion {
         let extent = done.work.extent().unwrap_or(Extent { kind: OpKind::Flush, offset: 0, len: 0 });
         let Extent { kind, offset, len } = extent;
-        let result = done.ending.map(|_| ()).map_err(|failure| match failure {
+        let ending = match done.ending {
+            Ok(_) if changes_data(kind) && *shrunk.get_or_insert_with(|| self.has_shrunk()) => {
+                Err(Failure::Errno(libc::ENODEV))
+            }
+            ending => ending,
+        };
+        let result = ending.map(|_| ()).map_err(|failure| match failure {
             Failure::Errno(errno) => IoError::from_errno(errno, kind, offset, len),
+            // The end of the device, where its geometry says that it goes on.
+            Failure::Short if kind == OpKind::Read => {
+                self.shrunk.set(true);
+                IoError::new(ErrorKind::Gone, kind, offset, len)
+            }
             Failure::Short => IoError::new(ErrorKind::Short, kind, offset, len),
             Failure::Late => IoError::new(ErrorKind::Timeout, kind, offset, len),
         });
@@ -179,8 +227,10 @@ impl BlockDev for File {
     }
 
     fn reap(&mut self, done: &mut Vec<Completion>) {
+        // Everything in the inbox has been done: one look at the size, after it, is good for all of it.
+        let mut shrunk = None;
         while let Some(answer) = self.inbox.pop() {
-            done.push(self.completion(answer));
+            done.push(self.completion(answer, &mut shrunk));
         }
     }
 
@@ -196,6 +246,10 @@ impl Drop for File {
             self.ring.unregister_file(index);
         }
     }
+}
+
+fn changes_data(kind: OpKind) -> bool {
+    matches!(kind, OpKind::Write | OpKind::WriteZeroes | OpKind::Discard)
 }
 
 /// How far an inline transfer has come: in all, and in the last round.

@@ -155,17 +155,44 @@ fn zeroing_what_no_fallocate_zeroes_is_written_in_bounded_pieces() {
     assert!(read(&ring, &mut file, 4096, len as usize).unwrap().iter().all(|&b| b == 0));
 }
 
+/// Such a read was a short one, which an array takes for a bad block: it wrote the block again, the file grew, and
+/// what was between the old and the new end was then read as zeroes.
 #[test]
-fn a_read_past_the_end_of_a_truncated_file_is_short_and_brings_its_memory_back() {
+fn a_file_that_was_truncated_is_gone_from_the_first_read_past_its_end_on() {
     for place in [on_disk(SIZE), in_memory(SIZE)] {
         let ring = ring();
         let mut file = File::open(&place.path, &ring, OpenHow::MEMBER).unwrap();
-        std::fs::OpenOptions::new().write(true).open(&place.path).unwrap().set_len(8192).unwrap();
-        assert_eq!(read(&ring, &mut file, 4096, 65536), Err(ErrorKind::Short));
-        assert_eq!(read(&ring, &mut file, 65536, 4096), Err(ErrorKind::Short));
+        truncate(&place, 8192);
         assert_eq!(read(&ring, &mut file, 4096, 4096).unwrap().len(), 4096);
+        assert_eq!(read(&ring, &mut file, 4096, 65536), Err(ErrorKind::Gone));
+        assert_eq!(write(&ring, &mut file, 65536, &[1; 4096], false), Err(ErrorKind::Gone));
+        assert_eq!(run(&ring, &mut file, Op::Flush).result.unwrap_err().kind, ErrorKind::Gone);
+        assert_eq!(read(&ring, &mut file, 0, 4096), Err(ErrorKind::Gone), "once gone, it stays gone");
+        assert_eq!(std::fs::metadata(&place.path).unwrap().len(), 8192);
         assert_eq!(ring.slab().usage().used_bytes, 0);
     }
+}
+
+#[test]
+fn a_write_to_a_truncated_file_is_never_answered_well_and_a_fua_one_not_even_done() {
+    for place in [on_disk(SIZE), in_memory(SIZE)] {
+        for fua in [false, true] {
+            let ring = ring();
+            let mut file = File::open(&place.path, &ring, OpenHow::MEMBER).unwrap();
+            truncate(&place, 0);
+            let at = if fua { SIZE - 4096 } else { 65536 };
+            assert_eq!(write(&ring, &mut file, at, &[1; 4096], fua), Err(ErrorKind::Gone));
+            assert_eq!(read(&ring, &mut file, 0, 4096), Err(ErrorKind::Gone));
+            let size = std::fs::metadata(&place.path).unwrap().len();
+            assert_eq!(size, if fua { 0 } else { 65536 + 4096 });
+            drop(file);
+            truncate(&place, SIZE);
+        }
+    }
+}
+
+fn truncate(place: &TestFile, size: u64) {
+    std::fs::OpenOptions::new().write(true).open(&place.path).unwrap().set_len(size).unwrap();
 }
 
 #[test]
