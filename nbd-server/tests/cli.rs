@@ -234,3 +234,26 @@ fn a_device_without_a_superblock_is_examined_in_vain() {
     refused(1, &["examine", &disks.path("a")], &["/a: no superblock"]);
     refused(1, &["examine", &disks.path("b")], &["/b: does not exist"]);
 }
+
+/// On a full file system the first devices kept their superblocks, and the message said nothing of it. Here the last
+/// device cannot be written past its middle, so that it gets a copy A and no copy B.
+#[test]
+fn a_create_that_fails_half_way_leaves_no_superblock_behind() {
+    let disks = Disks::new(&["a", "b"]);
+    disks.make("large", 64 << 20);
+    let before = disks.content();
+    // ulimit counts blocks of 512 bytes.
+    let script = "trap '' XFSZ; ulimit -f 65536; exec \"$0\" \"$@\"";
+    let words = disks.words(&["create", "v", "--level", "1", "a", "b", "large"]);
+    let output = Command::new("sh")
+        .args(["-c", script, env!("CARGO_BIN_EXE_raidctl")])
+        .args(&words)
+        .env_remove("RUST_LOG")
+        .output()
+        .unwrap();
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{message}");
+    assert!(message.contains("large: cannot write the superblock"), "{message}");
+    assert!(message.contains("no array was created") && !message.contains("left on"), "{message}");
+    assert!(disks.content() == before, "something was left on a disk");
+}

@@ -2,8 +2,8 @@
 //!
 //! - [`Superblock`] is the parsed form, with valid values only; `decode` and `encode` are pure. The bytes are
 //!   drawn in docs/FORMAT.md and laid out in `format`.
-//! - [`load`], [`store`], [`mend`], [`catch_up`], [`wipe`] and [`foreign_signature`] do the blocking I/O that create, examine
-//!   and assembly need. A running array writes its superblocks itself.
+//! - [`load`], [`store`], [`erase`], [`mend`], [`catch_up`], [`wipe`] and [`foreign_signature`] do the blocking I/O
+//!   that create, examine and assembly need. A running array writes its superblocks itself.
 //! - [`plan_create`] and [`assemble`] decide, and touch nothing.
 //!
 //! Three rules make a member's words about the others trustworthy; who writes superblocks must keep them:
@@ -34,5 +34,5 @@ pub use history::{HISTORY_ENTRIES, History, Incarnation, Relation};
 pub use identity::{ArrayName, ArrayUuid, IncarnationUuid, MemberUuid, NameError};
 pub use signature::{Signature, foreign_signature, wipe};
 pub use state::{ArrayState, Consistency, MemberState};
-pub use store::{CopyState, LoadError, Loaded, StoreError, catch_up, load, mend, store};
+pub use store::{CopyState, LoadError, Loaded, StoreError, catch_up, erase, load, mend, store};
 pub use superblock::{ArrayMeta, Member, Own, Region, Regions, Superblock, SuperblockError};

@@ -130,6 +130,21 @@ pub fn store<D: BlockDev>(dev: &mut Blocking<D>, superblock: &mut Superblock) ->
     Ok(())
 }
 
+/// Zeroes both copies, of a device that is to be no member any more, and makes that durable. Nothing else is touched,
+/// and a place that holds zeroes is not written: this works on a device that has no room left, and after a `store`
+/// that failed half-way. Goes on after an error with one copy, to leave as little as can be.
+pub fn erase<D: BlockDev>(dev: &mut Blocking<D>) -> Result<(), IoError> {
+    let erase_at = |dev: &mut Blocking<D>, offset| {
+        let mut bytes = [0; SUPERBLOCK_BYTES];
+        match dev.read_at(offset, &mut bytes) {
+            Ok(()) if bytes.iter().all(|&byte| byte == 0) => Ok(()),
+            _ => dev.write_at(offset, &[0; SUPERBLOCK_BYTES], true),
+        }
+    };
+    let [a, b] = locations(dev.geometry().size_bytes).map(|offset| erase_at(dev, offset));
+    a.and(b).and(dev.flush())
+}
+
 /// Writes the bad copy again, if there is one, from the good one. Returns whether it had to.
 ///
 /// The good copy is not touched: the sequence number goes up by one, and that is the bad one's place. A device that

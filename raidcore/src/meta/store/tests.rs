@@ -208,3 +208,22 @@ fn what_breaks_an_invariant_is_refused_and_does_not_panic() {
     broken.own.member = superblock(1000).own.member;
     assert!(matches!(store(&mut dev, &mut broken), Err(StoreError::Impossible(_))));
 }
+
+#[test]
+fn erasing_takes_both_copies_and_nothing_else_and_does_not_write_where_nothing_is() {
+    let (mut dev, _) = stored();
+    dev.inner_mut().bytes[SUPERBLOCK_BYTES..B].fill(7);
+    assert_eq!(erase(&mut dev), Ok(()));
+    assert_eq!(load(&mut dev).unwrap_err(), LoadError::NoSuperblock);
+    assert!(dev.inner_mut().bytes[SUPERBLOCK_BYTES..B].iter().all(|&byte| byte == 7));
+    dev.inner_mut().bad = Some((OpKind::Write, 0));
+    assert_eq!(erase(&mut dev), Ok(()));
+}
+
+#[test]
+fn erasing_goes_on_with_the_second_copy_when_the_first_cannot_be_written() {
+    let (mut dev, _) = stored();
+    dev.inner_mut().bad = Some((OpKind::Write, 0));
+    assert_eq!(erase(&mut dev).unwrap_err().kind, ErrorKind::Medium);
+    assert!(dev.inner_mut().bytes[B..].iter().all(|&byte| byte == 0));
+}

@@ -98,7 +98,8 @@ fn open(bench: &Bench, path: &Path) -> Outcome<Disk> {
     bench.claim(path, Instant::now())
 }
 
-/// Writes the superblocks. If a device fails, those before it lose theirs again, so that no half array is found.
+/// Writes the superblocks. If a device fails, it and those before it lose theirs again, so that no half array is
+/// found; where even that fails, the sentence says so.
 fn write_all(
     paths: &[PathBuf],
     disks: &mut [Disk],
@@ -108,18 +109,22 @@ fn write_all(
     for at in 0..disks.len() {
         let disk = &mut disks[at];
         let wiped = if force { meta::wipe(disk) } else { Ok(()) };
-        let Err(error) =
-            wiped.map_err(StoreError::from).and_then(|()| meta::store(disk, &mut superblocks[at]))
-        else {
-            continue;
+        let stored = wiped.map_err(StoreError::from).and_then(|()| meta::store(disk, &mut superblocks[at]));
+        let Err(error) = stored else { continue };
+        let left: Vec<String> = paths
+            .iter()
+            .zip(&mut disks[..=at])
+            .filter_map(|(path, disk)| meta::erase(disk).err().map(|_| path.display().to_string()))
+            .collect();
+        let leftover = match left.is_empty() {
+            true => String::new(),
+            false => format!(
+                "; a superblock may be left on {}: create with --force overwrites it",
+                left.join(" and ")
+            ),
         };
-        for (path, disk) in paths.iter().zip(&mut disks[..at]) {
-            if let Err(error) = meta::wipe(disk) {
-                tracing::warn!("{}: the superblock just written stays there: {error}", path.display());
-            }
-        }
         return Err(Failure::new(format!(
-            "{}: cannot write the superblock ({error}); no array was created: replace the device",
+            "{}: cannot write the superblock ({error}); no array was created: replace the device{leftover}",
             paths[at].display()
         )));
     }
