@@ -190,15 +190,20 @@ pub enum AssembleError {
         /// Another device.
         second: String,
     },
-    /// An unclean stop, and a member is gone that only possibly wrong parity can tell.
+    /// Parity may be wrong, after an unclean stop or for want of a resync, and a member is gone that only it can tell.
     #[error(
-        "array {array} was not stopped cleanly and is degraded ({}): blocks written last may be rebuilt wrongly. \
-         Attach the missing device, or accept that with --force",
-        join(.lost)
+        "array {array} {} and is degraded ({}): {} may be rebuilt wrongly. {}",
+        why_in_doubt(.resync),
+        join(.lost),
+        what_is_in_doubt(.resync),
+        remedy(.lost)
     )]
     DirtyDegraded {
         /// Which array.
         array: ArrayName,
+        /// `None`: it was not stopped cleanly. `Some(n)`: it was, before its resync had come past byte `n` of the
+        /// members' data areas.
+        resync: Option<u64>,
         /// The slots without a member in sync.
         lost: Vec<LostSlot>,
     },
@@ -214,6 +219,30 @@ pub enum AssembleError {
         /// The parts.
         halves: Vec<Half>,
     },
+}
+
+fn why_in_doubt(resync: &Option<u64>) -> &'static str {
+    match resync {
+        None => "was not stopped cleanly",
+        Some(_) => "was stopped before its resync had finished",
+    }
+}
+
+fn what_is_in_doubt(resync: &Option<u64>) -> String {
+    match resync {
+        None => "blocks written last".to_owned(),
+        Some(0) => "what was on it".to_owned(),
+        Some(bytes) => format!("what was on it from byte {bytes} of the data on"),
+    }
+}
+
+/// Only a device that was not found can be attached; one that is here and out of date does not get better by it.
+fn remedy(lost: &[LostSlot]) -> &'static str {
+    let is_missing = |slot: &&LostSlot| slot.left_out.is_none() && slot.state != MemberState::Rebuilding;
+    match lost.iter().any(|slot| is_missing(&slot)) {
+        true => "Attach the missing device, or accept that with --force",
+        false => "Accept that with --force, and check what is in the array; then add the device again",
+    }
 }
 
 fn join<T: fmt::Display>(items: &[T]) -> String {
@@ -439,7 +468,8 @@ fn refuse_losses(assembly: &Assembly, force: bool) -> Result<(), AssembleError> 
     }
     let parity_in_doubt = layout.parity_algorithm().is_some() && (!array.clean || array.resync.is_some());
     if parity_in_doubt && !lost.is_empty() && !force {
-        return Err(AssembleError::DirtyDegraded { array: name, lost });
+        let resync = if array.clean { array.resync } else { None };
+        return Err(AssembleError::DirtyDegraded { array: name, resync, lost });
     }
     Ok(())
 }

@@ -358,6 +358,33 @@ fn a_raid5_both_dirty_and_degraded_starts_only_when_forced() {
     }
 }
 
+/// A cleanly stopped array was said to be "not stopped cleanly", and who had attached a stale device was told to
+/// attach the missing one.
+#[test]
+fn why_parity_is_in_doubt_and_what_can_be_done_is_said_as_it_is() {
+    let mut found = created(Level::Raid5, 3, 0);
+    for (clean, resync, why, what) in [
+        (false, Some(4096), "was not stopped cleanly", "blocks written last may"),
+        (true, Some(4096), "was stopped before its resync had finished", "from byte 4096 of the data on may"),
+        (true, Some(0), "was stopped before its resync had finished", "what was on it may"),
+    ] {
+        for item in &mut found {
+            (item.loaded.superblock.array.clean, item.loaded.superblock.array.resync) = (clean, resync);
+        }
+        let said = one(&pick(&found, &[0, 2])).unwrap_err().to_string();
+        for part in [why, what, "Attach the missing device, or accept that with --force"] {
+            assert!(said.contains(part), "{part:?} is not in: {said}");
+        }
+    }
+    let mut newer = found[0].loaded.superblock.array.clone();
+    newer.change_members(id(1), 8, |members| members[1].state = MemberState::Faulty);
+    newer.clean = false;
+    put(&mut found, &newer, &[0, 2]);
+    let said = one(&found).unwrap_err().to_string();
+    assert!(said.contains("/dev/d1 is stale") && said.contains("--force"), "{said}");
+    assert!(!said.to_lowercase().contains("attach"), "{said}");
+}
+
 #[test]
 fn a_rebuild_goes_on_from_its_checkpoint_and_begins_anew_after_an_unclean_stop() {
     let mut found = created(Level::Raid1, 2, 0);
