@@ -1,7 +1,8 @@
 //! The arrays of one reactor, as the engine behind its exports.
 //!
-//! It lives on the reactor's thread. What other threads may know of it, it publishes: events at once, the status at
-//! most every [`PUBLISH_INTERVAL`] and once more before it falls idle, so that `status` never waits for a disk.
+//! It lives on the reactor's thread. What other threads may know of it, it publishes, so that `status` never waits for
+//! a disk: events at once and the status with them, otherwise the status at most every [`PUBLISH_INTERVAL`] and once
+//! more before it falls idle.
 //! It never logs and never blocks; who follows the events logs them.
 
 use crate::events::{EventLog, Severity};
@@ -110,37 +111,67 @@ impl House {
             return None;
         }
         let clean = !array.has_failed();
-        self.tell_events();
+        let news = self.take_news();
         self.arrays.remove(at);
-        self.publish();
+        self.publish_with(news);
         Some(clean)
     }
 
-    /// Publishes the status as it is now.
+    /// Publishes the status as it is now, and what happened.
     pub fn publish(&mut self) {
-        self.tell_events();
+        let news = self.take_news();
+        self.publish_with(news);
+    }
+
+    /// The status first: whoever is told of an event and asks, finds what it is about.
+    fn publish_with(&mut self, news: Vec<News>) {
         let arrays = self.arrays.iter().map(|hosted| report::of_array(&hosted.lu.dev().status())).collect();
         *self.window.status.lock() = StatusReport { arrays };
         self.stale = false;
         self.publish_at = self.clock.now() + PUBLISH_INTERVAL;
+        for News { severity, event, array, device, message } in news {
+            self.window.events.push(severity, event, &array, device.as_deref(), &message);
+        }
     }
 
-    fn tell_events(&mut self) {
+    /// What happened since it was asked for last. Empty most of the time, and then nothing is allocated.
+    fn take_news(&mut self) -> Vec<News> {
         let now = self.clock.now();
+        let mut news = Vec::new();
         for Hosted { name, lu, corrected, .. } in &mut self.arrays {
             if let Some(more) = corrected.sum_up(now) {
-                let message = format!("{more} more blocks could not be read, were rebuilt and written back");
-                self.window.events.push(Severity::Warning, "ReadErrorCorrected", name, None, &message);
+                news.push(News {
+                    severity: Severity::Warning,
+                    event: "ReadErrorCorrected",
+                    array: name.clone(),
+                    device: None,
+                    message: format!("{more} more blocks could not be read, were rebuilt and written back"),
+                });
             }
             for event in lu.dev_mut().take_events() {
                 if matches!(event, Event::ReadErrorCorrected { .. }) && !corrected.admit(now) {
                     continue;
                 }
-                let severity = event.severity().into();
-                self.window.events.push(severity, event.name(), name, device_of(&event), &event.to_string());
+                news.push(News {
+                    severity: event.severity().into(),
+                    event: event.name(),
+                    array: name.clone(),
+                    device: device_of(&event).map(str::to_string),
+                    message: event.to_string(),
+                });
             }
         }
+        news
     }
+}
+
+/// An event that nobody was told of yet.
+struct News {
+    severity: Severity,
+    event: &'static str,
+    array: String,
+    device: Option<String>,
+    message: String,
 }
 
 /// The device an event is about.
@@ -176,9 +207,9 @@ impl Engine for House {
             hosted.lu.reap(done);
         }
         self.stale = true;
-        self.tell_events();
-        if self.clock.now() >= self.publish_at {
-            self.publish();
+        let news = self.take_news();
+        if !news.is_empty() || self.clock.now() >= self.publish_at {
+            self.publish_with(news);
         }
     }
 
