@@ -53,14 +53,17 @@ impl Client {
     /// Hands each event to `each`, the past ones first, until the daemon stops.
     pub fn follow(&mut self, mut each: impl FnMut(EventRecord) -> Outcome<()>) -> Outcome<()> {
         self.reader.get_ref().set_read_timeout(None).context(self.path.display())?;
-        self.send(&Request::Events { after: 0, follow: true })?;
-        while let Some(reply) = self.receive()? {
-            match reply {
-                Reply::Events(events) => events.into_iter().try_for_each(&mut each)?,
-                other => return Err(self.out_of_place(&other)),
+        // As in `ask`: who refuses the connection has said why, and closed it, before it hears what is asked.
+        let mut sent = self.send(&Request::Events { after: 0, follow: true });
+        loop {
+            match self.receive() {
+                Ok(Some(Reply::Events(events))) => events.into_iter().try_for_each(&mut each)?,
+                Ok(Some(other)) => return Err(self.out_of_place(&other)),
+                Ok(None) => return sent,
+                Err(failure) => return sent.and(Err(failure)),
             }
+            sent = Ok(());
         }
-        Ok(())
     }
 
     fn ask(&mut self, request: &Request) -> Outcome<Reply> {
@@ -217,13 +220,28 @@ mod tests {
         }
         let mut extra = daemon.client();
         let error = extra.status(None).unwrap_err();
-        assert!(error.sentence().unwrap().contains("too many"), "{error}");
+        assert!(error.sentence().unwrap().contains("the daemon is busy: 32 control connections"), "{error}");
+        let error = daemon.client().follow(|_| Ok(())).unwrap_err();
+        assert!(error.sentence().unwrap().contains("the daemon is busy"), "{error}");
         drop(clients);
         let room = (0..3000).any(|_| {
             std::thread::sleep(std::time::Duration::from_millis(10));
             daemon.client().status(None).is_ok()
         });
         assert!(room);
+    }
+
+    /// 32 connections without a request kept `status` out for a minute.
+    #[test]
+    fn connections_that_ask_for_nothing_are_closed_and_make_room() {
+        let daemon = Daemon::start();
+        let idle: Vec<Client> = (0..MAX_CONNECTIONS).map(|_| daemon.client()).collect();
+        for mut client in idle {
+            let limit = super::super::IDLE_LIMIT * 6;
+            client.reader.get_ref().set_read_timeout(Some(limit)).unwrap();
+            assert!(matches!(client.receive(), Ok(None)), "it is closed, and not by us");
+        }
+        daemon.client().status(None).unwrap();
     }
 
     #[test]

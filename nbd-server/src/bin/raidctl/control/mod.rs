@@ -17,8 +17,9 @@ pub const MAX_REQUEST_LINE: usize = 64 << 10;
 pub const MAX_REPLY_LINE: usize = 16 << 20;
 /// Connections served at once.
 pub const MAX_CONNECTIONS: usize = 32;
-/// How long a connection may be silent before it is closed.
-pub const IDLE_LIMIT: Duration = Duration::from_secs(60);
+/// How long a connection may be without a request before it is closed: connections are few, and whoever holds one for
+/// nothing keeps others from asking. `status --watch` asks several times a second.
+pub const IDLE_LIMIT: Duration = Duration::from_secs(5);
 /// How long a client may take to read a reply.
 pub const WRITE_LIMIT: Duration = Duration::from_secs(5);
 /// How often a connection that follows events looks whether its client is still there.

@@ -101,7 +101,11 @@ fn accept_all(socket: &OwnedSocket, woken: &UnixStream, shared: &Arc<Shared>) {
 fn take_on(stream: UnixStream, shared: &Arc<Shared>) {
     if shared.connections.fetch_add(1, Ordering::Relaxed) >= MAX_CONNECTIONS {
         shared.connections.fetch_sub(1, Ordering::Relaxed);
-        let reply = Reply::Error("too many control connections at once: try again".to_string());
+        let reply = Reply::Error(format!(
+            "the daemon is busy: {MAX_CONNECTIONS} control connections are open; try again in {} s, when idle ones \
+             are closed",
+            IDLE_LIMIT.as_secs()
+        ));
         if let Err(error) = limit_waits(&stream).and_then(|()| send(&stream, &reply)) {
             tracing::debug!("control connection: {error}");
         }
