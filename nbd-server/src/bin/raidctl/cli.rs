@@ -189,7 +189,7 @@ pub struct ExamineArgs {
 /// `raidctl fail` and `raidctl remove`
 #[derive(Args, Debug)]
 #[command(
-    after_help = "Example, a disk that is to be pulled out:\n  raidctl fail vol0 /dev/sdc && raidctl remove vol0 /dev/sdc"
+    after_help = "Example, a disk that is to be pulled out:\n  raidctl fail vol0 /dev/sdc && raidctl remove vol0 /dev/sdc\n\nA device that is removed and answers loses its superblock, so that its old data cannot be served by mistake; the\ndata itself stays. A device that cannot be written keeps it, and is said to."
 )]
 pub struct MemberArgs {
     /// The array

@@ -80,13 +80,30 @@ impl FrontDesk {
         Ok(format!("{device} is faulty; {array} is {state}"))
     }
 
+    /// A device that was let go of still says that it is a member in sync, of the day it left: started by itself, it
+    /// would serve old data. So its superblock goes, if that can be done without waiting for a sick device.
     fn remove(&self, array: &str, device: &str) -> Outcome<String> {
-        let device = member_name(&self.report(array)?, device);
+        let report = self.report(array)?;
+        let device = member_name(&report, device);
+        let members = report.members.iter().chain(&report.spares);
+        let hangs = members
+            .filter(|member| member.device.as_ref() == Some(&device))
+            .any(|member| member.errors.timeout > 0);
         self.admin(array, {
             let device = device.clone();
             move |array| array.remove(&device)
         })?;
-        Ok(format!("{device} is no longer in {array}"))
+        let erased = match hangs {
+            true => Err(Failure::new("it did not answer in time before")),
+            false => erase_superblock(Path::new(&device), &report.uuid),
+        };
+        Ok(match erased {
+            Ok(()) => format!("{device} is no longer in {array}; its superblock is erased, its data is not"),
+            Err(why) => format!(
+                "{device} is no longer in {array}; its old superblock could not be erased ({why}): do not serve it \
+                 by itself, its data is old"
+            ),
+        })
     }
 
     fn add(&self, array: &str, device: &str, force: bool) -> Outcome<String> {
@@ -253,6 +270,25 @@ fn member_name(array: &ArrayReport, device: &str) -> String {
         }
     }
     device.to_string()
+}
+
+/// Erases the superblock of a device that was a member of the array `uuid` until now, and lets go of it again.
+fn erase_superblock(path: &Path, uuid: &str) -> Outcome<()> {
+    let bench = Bench::that_lets_go()?;
+    let begun = Instant::now();
+    // The array has closed it, and the kernel lets go of it in a moment.
+    let mut disk = loop {
+        match bench.open(path, OpenHow::MEMBER) {
+            Err(_) if begun.elapsed() < LET_GO && path.exists() => std::thread::sleep(LOOK_INTERVAL),
+            opened => break opened?,
+        }
+    };
+    disk.set_deadline(LET_GO);
+    let its = meta::load(&mut disk).map_err(Failure::new)?.superblock.array.uuid.to_string();
+    if its != uuid {
+        return Err(Failure::new("it belongs to another array now"));
+    }
+    meta::erase(&mut disk).map_err(Failure::new)
 }
 
 /// Makes sure that nothing on a device is lost by adding it: it is blank, or it was a member of this array that slept
