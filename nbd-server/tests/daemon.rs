@@ -262,6 +262,53 @@ fn a_member_that_has_shrunk_is_left_out_and_everything_else_is_served() {
     assert!(log.contains("c has shrunk: it has 10485760 bytes"), "{log}");
 }
 
+/// `timeout` signals its child and its group: the second signal, a moment later, ended the daemon before it was clean.
+#[test]
+fn signals_that_come_together_are_one_request_to_stop() {
+    let (folder, daemon) = Folder::with_mirror();
+    daemon.signal(rustix::process::Signal::TERM);
+    daemon.signal(rustix::process::Signal::INT);
+    let (status, _, log) = daemon.end();
+    assert_eq!(status, Some(0), "{log}");
+    let examined: Value = serde_json::from_str(&folder.done(&["examine", "a", "--json"])).unwrap();
+    assert_eq!(examined["array"]["clean"], true);
+}
+
+/// A removed leg of a mirror kept a superblock that calls it in sync, and could be served alone with its old data.
+#[test]
+fn a_removed_member_cannot_be_served_by_itself_and_is_free_at_once() {
+    let (folder, daemon) = Folder::with_mirror();
+    folder.done(&["fail", "v", "a"]);
+    let told = folder.done(&["remove", "v", "a"]);
+    assert!(told.contains("its superblock is erased, its data is not"), "{told}");
+    folder.refused(&["examine", "a"], &["no superblock"]);
+    folder.done(&["create", "w", "--level", "1", "--force", "a", "c"]);
+    drop(daemon);
+}
+
+#[test]
+fn a_removed_member_that_belongs_to_somebody_else_by_now_or_is_gone_is_left_alone() {
+    let (folder, _daemon) = Folder::with_mirror();
+    folder.done(&["fail", "v", "a"]);
+    std::fs::rename(folder.path("a"), folder.path("away")).unwrap();
+    let told = folder.done(&["remove", "v", "a"]);
+    assert!(told.contains("could not be erased") && told.contains("does not exist"), "{told}");
+}
+
+#[test]
+fn who_is_told_of_a_failure_finds_it_in_the_status() {
+    let (folder, _daemon) = Folder::with_mirror();
+    let mut follow = folder.raidctl(&["events", "--follow", "--json"]);
+    let mut follow = follow.stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(follow.stdout.take().unwrap()).lines();
+    folder.done(&["fail", "v", "b"]);
+    let fail = lines.find(|line| line.as_ref().is_ok_and(|line| line.contains("DegradedArray")));
+    assert!(fail.is_some());
+    assert_eq!(folder.status()["arrays"][0]["state"], "degraded");
+    follow.kill().unwrap();
+    follow.wait().unwrap();
+}
+
 #[test]
 fn a_demo_whose_port_is_taken_serves_on_its_unix_socket() {
     let folder = Folder::new(&[]);

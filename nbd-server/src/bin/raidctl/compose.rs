@@ -11,7 +11,8 @@ use crate::devices::{Bench, refuse_twins};
 use crate::events::{EventRecord, Severity};
 use crate::failure::{Context, Failure, Outcome};
 use crate::house::{House, Window};
-use crate::signals::stop_on_signal;
+use crate::report::StatusReport;
+use crate::signals::{StopRequest, stop_on_signal};
 use nbd_server::export::Export;
 use nbd_server::listen::{ListenAddr, Listener};
 use nbd_server::reactor::{CallError, Io, Reactor, ReactorConfig, StopReport};
@@ -21,12 +22,15 @@ use raidcore::meta::{self, Assembly, Found, LeftOutReason, LoadError, StoreError
 use raidcore::uring::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// How long each step of a clean stop may take: connections, flushes, arrays.
 const DRAIN: Duration = Duration::from_secs(60);
+/// How long the reactor may take to end after that: its rings wait for what they cancelled.
+const LAST_WAIT: Duration = Duration::from_secs(5);
 /// How often the daemon looks whether its reactor lives.
 const PULSE: Duration = Duration::from_secs(5);
 
@@ -48,8 +52,7 @@ pub struct Daemon {
     control: ControlServer,
     herald: Herald,
     exports: Vec<Export>,
-    /// Told of the first signal.
-    stopped: Receiver<()>,
+    stop: StopRequest,
 }
 
 impl Daemon {
@@ -58,7 +61,7 @@ impl Daemon {
     pub fn start(setup: Setup) -> Outcome<Daemon> {
         refuse_twins(&setup.devices)?;
         // Before anything is written: a signal that comes early stops cleanly, too.
-        let stopped = stop_on_signal()?;
+        let stop = stop_on_signal()?;
         let socket = OwnedSocket::bind(&setup.control)?;
         let window = Arc::new(Window::default());
         let herald = Herald::start(Arc::clone(&window))?;
@@ -72,7 +75,7 @@ impl Daemon {
         let exports = handle.call(move |host| open_house(host, listeners)).map_err(no_reactor)??;
         let desk = Arc::new(FrontDesk::new(handle, window));
         let control = ControlServer::start(socket, desk)?;
-        Ok(Daemon { reactor, control, herald, exports, stopped })
+        Ok(Daemon { reactor, control, herald, exports, stop })
     }
 
     /// What is exported.
@@ -84,7 +87,7 @@ impl Daemon {
     pub fn run(mut self) -> Outcome<()> {
         let handle = self.reactor.handle();
         loop {
-            match self.stopped.recv_timeout(PULSE) {
+            match self.stop.stopped.recv_timeout(PULSE) {
                 Ok(()) | Err(RecvTimeoutError::Disconnected) => break,
                 Err(RecvTimeoutError::Timeout) => {}
             }
@@ -95,15 +98,50 @@ impl Daemon {
             }
         }
         let report = handle.stop(DRAIN).map_err(no_reactor)?;
-        self.reactor.join();
+        let trouble = describe(&report).or_else(|| self.herald.unclean());
+        self.stop.is_clean.store(trouble.is_none(), Ordering::Release);
         self.control.stop();
+        let has_ended = join(self.reactor);
+        let trouble = trouble.or_else(|| self.herald.unclean());
         self.herald.finish();
-        if let Some(trouble) = describe(&report).or_else(|| self.herald.unclean()) {
-            return Err(Failure::new(trouble));
+        let outcome = match trouble {
+            Some(trouble) => Err(Failure::new(trouble)),
+            None => Ok(()),
+        };
+        match (has_ended, outcome.is_ok()) {
+            (true, true) => tracing::info!("stopped"),
+            (true, false) => {}
+            (false, _) => tracing::warn!("{}", held_up(&self.herald.window.status.lock())),
         }
-        tracing::info!("stopped");
-        Ok(())
+        outcome
     }
+}
+
+/// Waits for the reactor's thread to end, and says whether it did. The kernel does not let a thread go while a request
+/// of its ring is stuck in a driver or a frozen file system; nothing but that device can end this.
+fn join(reactor: Reactor<House>) -> bool {
+    let (tell, told) = channel();
+    let joining = std::thread::Builder::new().name("last".to_string()).spawn(move || {
+        reactor.join();
+        if tell.send(()).is_err() {
+            tracing::debug!("nobody waits for the reactor any more");
+        }
+    });
+    // Without a thread the reactor was joined when the closure was dropped.
+    joining.is_err() || told.recv_timeout(LAST_WAIT).is_ok()
+}
+
+/// What keeps the process, as a sentence: the devices that did not answer in time.
+fn held_up(report: &StatusReport) -> String {
+    let members = report.arrays.iter().flat_map(|array| array.members.iter().chain(&array.spares));
+    let silent =
+        members.filter(|member| member.errors.timeout > 0).filter_map(|member| member.device.clone());
+    let devices: Vec<String> = silent.collect();
+    let which = if devices.is_empty() { "a device".to_string() } else { devices.join(", ") };
+    format!(
+        "stopped; {which} still hangs in the kernel (see dmesg), which ends this process only when it answers or goes \
+         away; the other devices are closed then, too"
+    )
 }
 
 /// What went wrong in a stop, as a sentence.
@@ -320,4 +358,20 @@ fn log(event: &EventRecord) {
 /// Where clients find `export`, one URI per place.
 pub fn uris(places: &[ListenAddr], export: &str) -> Vec<String> {
     places.iter().map(|place| crate::listen::uri(place, export)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::samples;
+
+    #[test]
+    fn the_device_that_keeps_the_process_is_named() {
+        let mut report = samples::rebuilding();
+        assert!(held_up(&StatusReport::default()).contains("a device still hangs"));
+        report.arrays[0].members.iter_mut().for_each(|member| member.errors.timeout = 0);
+        report.arrays[0].members[0].errors.timeout = 2;
+        let device = report.arrays[0].members[0].device.clone().unwrap();
+        assert!(held_up(&report).contains(&format!("stopped; {device} still hangs in the kernel")));
+    }
 }
