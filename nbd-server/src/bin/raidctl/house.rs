@@ -237,3 +237,69 @@ impl Drop for House {
         self.publish();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nbd_server::ram::RamDisk;
+    use raidcore::array::ArrayOptions;
+    use raidcore::blocking::{Blocking, VirtualDriver};
+    use raidcore::buf::SlabConfig;
+    use raidcore::layout::{LayoutSpec, Level};
+    use raidcore::meta::{self, Candidate, CreateParams, Found};
+
+    const DISK_BYTES: usize = 4 << 20;
+
+    fn mirror(clock: &Clock, slab: &Slab) -> Array {
+        let disks = [RamDisk::new(DISK_BYTES), RamDisk::new(DISK_BYTES)];
+        let candidate =
+            |(i, disk): (usize, &RamDisk)| Candidate { name: format!("ram{i}"), geometry: disk.geometry() };
+        let params = CreateParams {
+            name: "v".into(),
+            layout: LayoutSpec::new(Level::Raid1, 2, 64 << 10),
+            members: disks.iter().enumerate().map(candidate).collect(),
+            spares: Vec::new(),
+            assume_clean: true,
+            now_ns: 1,
+        };
+        let superblocks = meta::plan_create(&params, uuid::Uuid::new_v4).unwrap();
+        let (mut found, mut devices) = (Vec::new(), Vec::new());
+        for (i, (disk, mut superblock)) in disks.into_iter().zip(superblocks).enumerate() {
+            let driver = Box::new(VirtualDriver::new(clock.clone()));
+            let mut dev = Blocking::new(disk, clock.clone(), slab.clone(), driver);
+            meta::store(&mut dev, &mut superblock).unwrap();
+            let loaded = meta::load(&mut dev).unwrap();
+            found.push(Found { device: format!("ram{i}"), loaded, device_bytes: DISK_BYTES as u64 });
+            devices.push((i, Box::new(dev.into_inner()) as Box<dyn BlockDev>));
+        }
+        let assembly = meta::assemble(&found, false).remove(0).unwrap();
+        Array::assemble(&assembly, &found, devices, clock, slab, ArrayOptions::default()).unwrap()
+    }
+
+    /// The status of before was published for up to a tenth of a second after the event: a script that waited for
+    /// `Fail` and then asked found the array whole. The clock stands still here, so nothing is published by time.
+    #[test]
+    fn the_status_is_as_new_as_the_last_event_and_an_idle_house_sleeps() {
+        let clock = Clock::virtual_at(Time::ZERO);
+        let slab = Slab::new(&SlabConfig::small()).unwrap();
+        let window = Arc::new(Window::default());
+        let mut house = House::new(&clock, Arc::clone(&window));
+        house.take_in(mirror(&clock, &slab), &slab);
+        house.publish();
+        house.array_mut("v").unwrap().1.fail("ram1").unwrap();
+        let mut done = Vec::new();
+        house.reap(&mut done);
+        let events = window.events.after(0);
+        assert!(events.iter().any(|event| event.event == "Fail"), "{events:?}");
+        assert_eq!(window.status.lock().arrays[0].state, "degraded");
+        // What is left to do is done in a bounded number of turns, and then nothing wakes it.
+        for _ in 0..1000 {
+            house.reap(&mut done);
+            match house.wake_at() {
+                Some(at) => clock.advance_to(at.max(clock.now())),
+                None => return,
+            }
+        }
+        panic!("it wakes for ever: {:?}", house.wake_at());
+    }
+}
