@@ -89,10 +89,10 @@ impl FrontDesk {
         let hangs = members
             .filter(|member| member.device.as_ref() == Some(&device))
             .any(|member| member.errors.timeout > 0);
-        self.admin(array, {
-            let device = device.clone();
-            move |array| array.remove(&device)
-        })?;
+        let begun = Instant::now();
+        while !self.let_go_of(array, &device, begun.elapsed() < LET_GO)? {
+            std::thread::sleep(LOOK_INTERVAL);
+        }
         let erased = match hangs {
             true => Err(Failure::new("it did not answer in time before")),
             false => erase_superblock(Path::new(&device), &report.uuid),
@@ -104,6 +104,21 @@ impl FrontDesk {
                  by itself, its data is old"
             ),
         })
+    }
+
+    /// False if the device has requests under way and that is `tolerable` for now: one that has just been failed may
+    /// have a last one.
+    fn let_go_of(&self, array: &str, device: &str, tolerable: bool) -> Outcome<bool> {
+        let (name, device) = (array.to_string(), device.to_string());
+        self.call(move |host| {
+            let (_, array) = host.engine_mut().array_mut(&name).ok_or_else(|| gone(&name))?;
+            match array.remove(&device) {
+                Err(AdminError::NotQuiet { .. }) if tolerable => return Ok(false),
+                removed => removed.map_err(Failure::new)?,
+            }
+            host.engine_mut().publish();
+            Ok(true)
+        })?
     }
 
     fn add(&self, array: &str, device: &str, force: bool) -> Outcome<String> {
