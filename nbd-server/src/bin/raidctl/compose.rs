@@ -140,7 +140,7 @@ fn held_up(report: &StatusReport) -> String {
     let which = if devices.is_empty() { "a device".to_string() } else { devices.join(", ") };
     format!(
         "stopped; {which} still hangs in the kernel (see dmesg), which ends this process only when it answers or goes \
-         away; the other devices are closed then, too"
+         away"
     )
 }
 
