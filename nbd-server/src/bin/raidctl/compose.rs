@@ -60,6 +60,7 @@ impl Daemon {
     /// everything else in place. Fails if there is nothing to serve; the log says what is wrong with each device.
     pub fn start(setup: Setup) -> Outcome<Daemon> {
         refuse_twins(&setup.devices)?;
+        raise_descriptor_limit();
         // Before anything is written: a signal that comes early stops cleanly, too.
         let stop = stop_on_signal()?;
         let socket = OwnedSocket::bind(&setup.control)?;
@@ -142,6 +143,16 @@ fn held_up(report: &StatusReport) -> String {
         "stopped; {which} still hangs in the kernel (see dmesg), which ends this process only when it answers or goes \
          away"
     )
+}
+
+/// Each connection takes a descriptor, and the usual soft limit of 1024 is for programs that use `select`.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!("cannot raise the limit of open files ({error}): it bounds the connections served");
+    }
 }
 
 /// What went wrong in a stop, as a sentence.
