@@ -1,13 +1,15 @@
 //! The daemon's end of the control socket: a thread that accepts, and a thread per connection.
 //!
 //! Connections are few ([`MAX_CONNECTIONS`]) and short; a thread each keeps a slow client from holding up
-//! another one. They end with the process; [`ControlServer::stop`] only stops accepting and ends followers.
+//! another one. They end with the process; [`ControlServer::stop`] only stops accepting, and sees followers off:
+//! they are to hear the last event, that the arrays were stopped, before the process is gone.
 
 use super::proto::{Reply, Request};
 use super::socket::OwnedSocket;
 use super::{FOLLOW_PULSE, IDLE_LIMIT, MAX_CONNECTIONS, MAX_REQUEST_LINE, WRITE_LIMIT};
 use crate::events::EventLog;
 use crate::failure::{Context, Outcome};
+use parking_lot::{Condvar, Mutex};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::AsFd;
@@ -15,7 +17,10 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+/// How long a stop waits for followers to take the last events. One that does not read gets no more.
+const FAREWELL_LIMIT: Duration = Duration::from_secs(1);
 
 /// Who answers requests. Events are not asked for here: the server takes them from the log itself.
 pub trait Desk: Send + Sync + 'static {
@@ -37,13 +42,21 @@ struct Shared {
     desk: Arc<dyn Desk>,
     stopping: AtomicBool,
     connections: AtomicUsize,
+    /// Connections that follow the events, and what tells that one has ended.
+    followers: Mutex<usize>,
+    follower_left: Condvar,
 }
 
 impl ControlServer {
     /// Serves `socket` until it is stopped or dropped.
     pub fn start(socket: OwnedSocket, desk: Arc<dyn Desk>) -> Outcome<ControlServer> {
-        let shared =
-            Arc::new(Shared { desk, stopping: AtomicBool::new(false), connections: AtomicUsize::new(0) });
+        let shared = Arc::new(Shared {
+            desk,
+            stopping: AtomicBool::new(false),
+            connections: AtomicUsize::new(0),
+            followers: Mutex::new(0),
+            follower_left: Condvar::new(),
+        });
         socket.listen()?;
         let (wake, woken) = UnixStream::pair().context("cannot make a socket pair")?;
         socket.listener().set_nonblocking(true).context("cannot set up the control socket")?;
@@ -67,6 +80,9 @@ impl ControlServer {
         {
             tracing::error!("the control thread panicked");
         }
+        let until = Instant::now() + FAREWELL_LIMIT;
+        let mut followers = self.shared.followers.lock();
+        while *followers > 0 && !self.shared.follower_left.wait_until(&mut followers, until).timed_out() {}
     }
 }
 
@@ -165,6 +181,7 @@ fn converse(stream: &UnixStream, shared: &Shared) -> io::Result<()> {
 
 /// Sends events as they come, until the client or the daemon has had enough.
 fn follow(stream: &UnixStream, shared: &Shared, mut seen: u64) -> io::Result<()> {
+    let _follower = Follower::new(shared);
     let log = shared.desk.events();
     while let Some(events) = log.wait_a_while_after(seen, FOLLOW_PULSE) {
         if let Some(last) = events.last() {
@@ -175,6 +192,23 @@ fn follow(stream: &UnixStream, shared: &Shared, mut seen: u64) -> io::Result<()>
         }
     }
     Ok(())
+}
+
+/// Counted while it lives.
+struct Follower<'a>(&'a Shared);
+
+impl Follower<'_> {
+    fn new(shared: &Shared) -> Follower<'_> {
+        *shared.followers.lock() += 1;
+        Follower(shared)
+    }
+}
+
+impl Drop for Follower<'_> {
+    fn drop(&mut self) {
+        *self.0.followers.lock() -= 1;
+        self.0.follower_left.notify_all();
+    }
 }
 
 fn hung_up(stream: &UnixStream) -> io::Result<bool> {
