@@ -67,7 +67,7 @@ impl Array {
         let has_data = |id: &MemberId| self.members[id.0].is_live() && self.members[id.0].slot.is_some();
         let targets: Vec<MemberId> = (0..self.members.len()).map(MemberId).filter(has_data).collect();
         let (walk, synced_bytes) = match &self.sync {
-            Some(sync) => (sync.walk(), self.layout.member_bytes_before(sync.reached())),
+            Some(sync) => (sync.walk(), self.layout.member_bytes_before(sync.checkpoint())),
             None => (0, 0),
         };
         // One more than the members: the job ends below if there are none, and never before it is complete.

@@ -77,6 +77,11 @@ impl Sync {
         UnitId(self.base)
     }
 
+    /// How far the superblocks may say that the walk has come: not past a row that it had to leave.
+    pub(super) fn checkpoint(&self) -> UnitId {
+        self.first_left.map_or(self.reached(), |first| first.min(self.reached()))
+    }
+
     pub(super) fn walk(&self) -> u64 {
         self.walk
     }

@@ -69,6 +69,22 @@ fn rows_that_cannot_be_resynced_are_told_and_the_others_of_their_unit_are_resync
     assert_eq!(rig.superblock(2).array.resync, Some(0));
 }
 
+/// A stop in the middle of the walk recorded how far it had come, past rows it had left: after the next start
+/// they counted as in sync.
+#[test]
+fn a_checkpoint_never_goes_past_a_row_that_could_not_be_resynced() {
+    let shape = Shape { chunk: 4096, assume_clean: false, ..Shape::new(Level::Raid5, 3) };
+    let mut rig = Rig::new(shape);
+    let start = rig.superblock(0).array.data_offset;
+    rig.disks[0].fail_reads_for_good(start..start + 512);
+    rig.settle("half of the resync", |array| {
+        array.status().action.is_some_and(|action| action.done_bytes * 2 > action.total_bytes)
+    });
+    rig.stop();
+    rig.restart(&[], false).unwrap();
+    assert_eq!(rig.last_assembly.resync, Some(0));
+}
+
 #[test]
 fn a_member_is_not_failed_by_hand_while_parity_is_in_doubt() {
     let mut rig = torn_stripe(0);
