@@ -1,7 +1,7 @@
 //! What a reactor drives besides connections: the devices behind the exports.
 
 use crate::export::ExportId;
-use raidcore::dev::{BlockDev, Completion, ErrorKind, Geometry, IoError, Request};
+use raidcore::dev::{BlockDev, Completion, ErrorKind, Geometry, Request};
 use raidcore::time::Time;
 
 /// The devices behind the exports of a reactor, as one: arrays with their logical units, or whatever else an
@@ -68,11 +68,7 @@ impl Engine for Devices {
     fn submit(&mut self, export: ExportId, request: Request) {
         match self.list.iter_mut().find(|(id, _)| *id == export) {
             Some((_, device)) => device.submit(request),
-            None => {
-                let (offset, len) = request.op.extent();
-                let error = IoError::new(ErrorKind::Gone, request.op.kind(), offset, len);
-                self.refused.push(Completion::refused(request.tag, request.op, error));
-            }
+            None => self.refused.push(request.refuse(ErrorKind::Gone)),
         }
     }
 

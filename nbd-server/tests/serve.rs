@@ -10,7 +10,7 @@ use nbd_server::ram::RamDisk;
 use nbd_server::reactor::ReactorConfig;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
-use raidcore::dev::{BlockDev, Completion, ErrorKind, Geometry, IoError, Op, Request, Tag};
+use raidcore::dev::{BlockDev, Completion, ErrorKind, Geometry, Op, Request, Tag};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -53,11 +53,10 @@ impl BlockDev for Moody {
             return;
         }
         for request in self.waiting.drain(..) {
-            let (offset, len) = request.op.extent();
+            let (offset, _) = request.op.extent();
             self.flushes.fetch_add(u64::from(matches!(request.op, Op::Flush)), Ordering::Relaxed);
             if offset == BAD {
-                let error = IoError::new(ErrorKind::Medium, request.op.kind(), offset, len);
-                done.push(Completion::refused(request.tag, request.op, error));
+                done.push(request.refuse(ErrorKind::Medium));
             } else {
                 self.disk.submit(request);
             }

@@ -1,6 +1,6 @@
 //! What is asked of a device, and its answer.
 
-use super::error::IoError;
+use super::error::{ErrorKind, IoError};
 use crate::buf::{BufList, ViewList, list_len};
 use crate::time::Time;
 use std::fmt;
@@ -122,6 +122,15 @@ pub struct Request {
     pub op: Op,
     /// When to give up.
     pub deadline: Time,
+}
+
+impl Request {
+    /// The answer to a request with which nothing is done, for the reason `kind`.
+    pub fn refuse(self, kind: ErrorKind) -> Completion {
+        let (offset, len) = self.op.extent();
+        let error = IoError::new(kind, self.op.kind(), offset, len);
+        Completion::refused(self.tag, self.op, error)
+    }
 }
 
 /// The answer to a request.

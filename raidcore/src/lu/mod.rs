@@ -213,12 +213,6 @@ impl<D: BlockDev> Lu<D> {
         }
     }
 
-    fn refuse(&mut self, Request { tag, op, .. }: Request, kind: ErrorKind) {
-        let (offset, len) = op.extent();
-        let error = IoError::new(kind, op.kind(), offset, len);
-        self.finished.push(Completion::refused(tag, op, error));
-    }
-
     fn wait(&mut self, request: Request) {
         self.next_deadline = self.next_deadline.min(request.deadline);
         self.waiting.push_back(request);
@@ -259,7 +253,7 @@ impl<D: BlockDev> Lu<D> {
         for request in std::mem::take(&mut self.waiting) {
             if request.deadline <= now {
                 self.released = true;
-                self.refuse(request, ErrorKind::Timeout);
+                self.finished.push(request.refuse(ErrorKind::Timeout));
             } else {
                 self.wait(request);
             }
@@ -323,7 +317,7 @@ impl<D: BlockDev> BlockDev for Lu<D> {
         if let Some(at) = self.waiting.iter().position(|request| request.tag == tag) {
             if let Some(request) = self.waiting.remove(at) {
                 self.released = true;
-                self.refuse(request, ErrorKind::Canceled);
+                self.finished.push(request.refuse(ErrorKind::Canceled));
             }
             return;
         }

@@ -13,7 +13,7 @@ use nbd_server::export::{Export, ExportId};
 use parking_lot::Mutex;
 use raidcore::array::{Array, Event};
 use raidcore::buf::Slab;
-use raidcore::dev::{BlockDev, Completion, ErrorKind, IoError, Request};
+use raidcore::dev::{BlockDev, Completion, ErrorKind, Request};
 use raidcore::lu::Lu;
 use raidcore::time::{Clock, Time};
 use std::sync::Arc;
@@ -193,11 +193,7 @@ impl Engine for House {
     fn submit(&mut self, export: ExportId, request: Request) {
         match self.arrays.iter_mut().find(|hosted| hosted.export == export) {
             Some(hosted) => hosted.lu.submit(request),
-            None => {
-                let (offset, len) = request.op.extent();
-                let error = IoError::new(ErrorKind::Gone, request.op.kind(), offset, len);
-                self.refused.push(Completion::refused(request.tag, request.op, error));
-            }
+            None => self.refused.push(request.refuse(ErrorKind::Gone)),
         }
     }
 

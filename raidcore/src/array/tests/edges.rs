@@ -2,7 +2,7 @@
 
 use super::rig::{DISK_BYTES, LARGE_DISK_BYTES, Rig, Shape, pattern};
 use crate::buf::ViewList;
-use crate::dev::{BlockDev, Completion, ErrorKind, Geometry, IoError, Op, Request, Tag};
+use crate::dev::{BlockDev, Completion, ErrorKind, Geometry, Op, Request, Tag};
 use crate::layout::Level;
 use crate::meta::{self, ArrayState, MemberState};
 use crate::sim::{DiskConfig, FaultRates, Latency};
@@ -166,9 +166,7 @@ impl BlockDev for Picky {
     fn submit(&mut self, request: Request) {
         if self.refuse.get() > 0 && request.op.is_write() {
             self.refuse.set(self.refuse.get() - 1);
-            let (offset, len) = request.op.extent();
-            let error = IoError::new(ErrorKind::Busy, request.op.kind(), offset, len);
-            return self.refused.push(Completion::refused(request.tag, request.op, error));
+            return self.refused.push(request.refuse(ErrorKind::Busy));
         }
         self.inner.submit(request);
     }
