@@ -1,8 +1,9 @@
 //! What a reactor drives besides connections: the devices behind the exports.
 
-use crate::export::ExportId;
+use crate::export::{ExportId, Extent, MetaContext};
 use raidcore::dev::{BlockDev, Completion, ErrorKind, Geometry, Request};
 use raidcore::time::Time;
+use std::ops::Range;
 
 /// The devices behind the exports of a reactor, as one: arrays with their logical units, or whatever else an
 /// embedder exports. It lives on the reactor's thread and need not be `Send`.
@@ -21,6 +22,19 @@ pub trait Engine {
     /// When `reap` has something to do though nothing completes below; `None` if never.
     fn wake_at(&self) -> Option<Time> {
         None
+    }
+
+    /// Appends what is true of `range` of `export` to `out`: extents that follow each other without a gap, the first
+    /// of them at the range's start. `range` is not empty and lies within the export.
+    ///
+    /// It answers at once from what it knows and waits for nothing. At least one extent and at most
+    /// [`MAX_EXTENTS`](crate::limits::MAX_EXTENTS) of them; they may end before the range does, and the last may
+    /// end after it. Neighbours may be equal: the protocol's side joins them.
+    ///
+    /// An engine that does not know better says that everything is allocated and redundant.
+    fn extents(&mut self, export: ExportId, context: MetaContext, range: Range<u64>, out: &mut Vec<Extent>) {
+        let (_, _) = (export, context);
+        out.push(Extent { len: range.end - range.start, flags: 0 });
     }
 
     /// The reactor stops: all connections are closed and the exports are flushed. Begin to close the devices.

@@ -67,6 +67,56 @@ pub struct BlockSizes {
     pub max: u32,
 }
 
+/// What a client can ask to be told about ranges of an export: the metadata contexts of the NBD specification.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum MetaContext {
+    /// Which ranges hold data: flags [`allocation::HOLE`] and [`allocation::ZERO`].
+    Allocation,
+    /// How far a range is from being lost: [`health::REDUNDANT`], [`health::DEGRADED`] or
+    /// [`health::UNREADABLE`].
+    Health,
+}
+
+impl MetaContext {
+    /// All there are.
+    pub const ALL: [MetaContext; 2] = [MetaContext::Allocation, MetaContext::Health];
+
+    /// The name clients know it by: a namespace, a colon, a leaf.
+    pub const fn name(self) -> &'static str {
+        match self {
+            MetaContext::Allocation => "base:allocation",
+            MetaContext::Health => "raidctl:health",
+        }
+    }
+}
+
+/// Flags of the extents of [`MetaContext::Allocation`]. No flag: allocated, with data of any kind.
+pub mod allocation {
+    /// Nothing is allocated there: writing to it may need space.
+    pub const HOLE: u64 = 1 << 0;
+    /// Reads as zeroes.
+    pub const ZERO: u64 = 1 << 1;
+}
+
+/// The status of the extents of [`MetaContext::Health`]: a number, the larger the worse.
+pub mod health {
+    /// At least one more loss does no harm.
+    pub const REDUNDANT: u64 = 0;
+    /// Readable, and the next loss may take it: copy it first.
+    pub const DEGRADED: u64 = 1;
+    /// Lost, as far as is known: reading it fails.
+    pub const UNREADABLE: u64 = 2;
+}
+
+/// A part of a range that has one status throughout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// Bytes, not zero.
+    pub len: u64,
+    /// What is true of them; of the contexts there are, it always fits 32 bits.
+    pub flags: u64,
+}
+
 /// The exports of a server.
 #[derive(Clone, Debug, Default)]
 pub struct Exports {

@@ -60,6 +60,9 @@ pub const DIRECT_RECEIVE_BYTES: usize = 32 << 10;
 /// Memory of a request that is not a whole number of the largest blocks is made of pieces of this size.
 pub const PIECE_BYTES: usize = 64 << 10;
 
+/// Extents an engine tells of a range at once, and of them at most as many in a reply to `NBD_CMD_BLOCK_STATUS`.
+pub const MAX_EXTENTS: usize = 1024;
+
 /// How long a device may take for a request, unless configured otherwise. Longer than a member's deadline, so
 /// that an array has time to do without the member.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(120);
