@@ -4,6 +4,7 @@
 //! - [`export`] says what is offered and under which names, [`listen`] where.
 //! - `conn` is one client: bytes between a socket and the protocol, requests between the protocol and an export.
 //! - [`engine`] is what an embedder puts behind the exports: its devices.
+//! - [`tls`] is certificates and encryption, for either side of a connection.
 //! - [`ram`] is a disk in memory, to try and to measure the server alone.
 //! - [`reactor`] is the thread that drives connections, listeners and the engine.
 //!
@@ -17,5 +18,6 @@ pub mod listen;
 pub mod proto;
 pub mod ram;
 pub mod reactor;
+pub mod tls;
 
 pub use conn::Traffic;

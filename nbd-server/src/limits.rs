@@ -88,6 +88,9 @@ pub const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 /// Listeners of a reactor.
 pub const MAX_LISTENERS: usize = 64;
 
+/// Largest file of certificates or keys that is read; a list of all public authorities is about 250 KiB.
+pub const MAX_CERTIFICATE_FILE_BYTES: u64 = 4 << 20;
+
 /// Control calls waiting for the reactor.
 pub const MAILBOX_CALLS: usize = 1024;
 
