@@ -6,6 +6,7 @@
 
 use nbd_server::export::{Export, ExportId, Exports};
 use nbd_server::limits::{MAX_DRAIN_BYTES, MAX_REQUEST_BYTES};
+use nbd_server::offers::Offers;
 use nbd_server::proto::reply::Style;
 use nbd_server::proto::{Command, Handshake, Progress, Step, Terms, Transmission, Violation};
 use raidcore::dev::{BlockSize, Geometry};
@@ -45,7 +46,7 @@ fn converse(bytes: &[u8], portion: usize) -> (Vec<u8>, End, usize) {
     for piece in bytes.chunks(portion.max(1)) {
         let mut rest = piece;
         loop {
-            let (used, progress) = handshake.feed(rest, &exports, &mut out);
+            let (used, progress) = handshake.feed(rest, &Offers::all(&exports), &mut out);
             taken += used;
             rest = &rest[used..];
             match progress {

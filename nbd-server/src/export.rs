@@ -3,6 +3,7 @@
 //! Invariants: names are unique, non-empty, at most [`MAX_NAME_BYTES`] bytes and free of NUL, so that a name
 //! read from a client either is one of them or is refused.
 
+use crate::access::Access;
 use crate::limits::{MAX_DESCRIPTION_BYTES, MAX_EXPORTS, MAX_REQUEST_BYTES};
 use crate::proto::wire::transmission_flags as flags;
 use raidcore::dev::Geometry;
@@ -117,10 +118,13 @@ pub struct Extent {
     pub flags: u64,
 }
 
-/// The exports of a server.
+/// The exports of a server, and who may use them: [`crate::offers::Offers`] is what a client sees of them.
+///
+/// Invariant: `access` has one entry for each of `list`, at the same place.
 #[derive(Clone, Debug, Default)]
 pub struct Exports {
     list: Vec<Export>,
+    access: Vec<Access>,
 }
 
 /// Why an export cannot be offered.
@@ -149,7 +153,7 @@ impl Exports {
         Exports::default()
     }
 
-    /// Offers one more.
+    /// Offers one more, to everybody.
     pub fn add(&mut self, export: Export) -> Result<(), ExportError> {
         let name = &export.name;
         if name.is_empty() || name.len() > MAX_NAME_BYTES || name.contains('\0') {
@@ -168,21 +172,26 @@ impl Exports {
             return Err(ExportError::IdTaken(export.id));
         }
         self.list.push(export);
+        self.access.push(Access::everybody());
         Ok(())
     }
 
     /// Withdraws one; `None` if it is not offered.
     pub fn remove(&mut self, id: ExportId) -> Option<Export> {
         let at = self.list.iter().position(|e| e.id == id)?;
+        self.access.remove(at);
         Some(self.list.remove(at))
     }
 
-    /// The export a client asks for; the empty name is the only export, if there is exactly one.
-    pub fn find(&self, name: &str) -> Option<&Export> {
-        match (name, self.list.as_slice()) {
-            ("", [only]) => Some(only),
-            _ => self.list.iter().find(|e| e.name == name),
-        }
+    /// Says who may use an export from now on; who uses it already goes on. False if it is not offered.
+    pub fn set_access(&mut self, id: ExportId, access: Access) -> bool {
+        let at = self.list.iter().position(|e| e.id == id);
+        at.map(|at| self.access[at] = access).is_some()
+    }
+
+    /// All of them with who may use them, in the order they were added.
+    pub fn with_access(&self) -> impl Iterator<Item = (&Export, &Access)> {
+        self.list.iter().zip(&self.access)
     }
 
     /// The export of this number.
@@ -212,16 +221,16 @@ mod tests {
     }
 
     #[test]
-    fn the_empty_name_is_the_only_export_and_nothing_when_there_are_two() {
+    fn access_stays_with_its_export() {
         let mut exports = Exports::new();
-        assert!(exports.find("").is_none());
         exports.add(export(1, "a")).unwrap();
-        assert_eq!(exports.find("").map(|e| e.id), Some(ExportId(1)));
         exports.add(export(2, "b")).unwrap();
-        assert!(exports.find("").is_none());
-        assert_eq!(exports.find("b").map(|e| e.id), Some(ExportId(2)));
+        assert!(exports.set_access(ExportId(2), Access::everybody().read_only()));
         exports.remove(ExportId(1)).unwrap();
-        assert_eq!(exports.find("").map(|e| e.id), Some(ExportId(2)));
+        assert!(!exports.set_access(ExportId(1), Access::everybody()));
+        exports.add(export(1, "a")).unwrap();
+        let all: Vec<_> = exports.with_access().map(|(e, access)| (e.id.0, access.clone())).collect();
+        assert_eq!(all, [(2, Access::everybody().read_only()), (1, Access::everybody())]);
     }
 
     #[test]

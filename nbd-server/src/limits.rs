@@ -35,6 +35,9 @@ pub const MAX_ERROR_MESSAGE_BYTES: usize = 64;
 /// Exports a reactor offers.
 pub const MAX_EXPORTS: usize = 1024;
 
+/// Rules of who may use one export.
+pub const MAX_ACCESS_RULES: usize = 256;
+
 /// Connections a reactor serves, unless configured otherwise; further ones wait in the listen queue. An idle one
 /// costs a descriptor, [`SMALL_RECEIVE_BYTES`] of the slab and about a kilobyte more.
 pub const DEFAULT_CONNECTIONS: usize = 4096;

@@ -20,9 +20,11 @@ pub(crate) use flights::connection_of;
 pub(crate) use session::ExportState;
 pub use session::Traffic;
 
+use crate::access::Peer;
 use crate::engine::Engine;
 use crate::export::Exports;
 use crate::limits::{DRAIN_BYTES_PER_SECOND, DRAIN_TIMEOUT, LARGE_RECEIVE_BYTES, SMALL_RECEIVE_BYTES};
+use crate::offers::Offers;
 use crate::proto::{Handshake, Negotiated, Progress, Terms};
 use budget::Budget;
 use outbox::Outbox;
@@ -82,7 +84,7 @@ pub(crate) fn connection_of_token(token: u64) -> u16 {
 /// One connection.
 #[derive(Debug)]
 pub(crate) struct Conn {
-    pub(crate) peer: String,
+    pub(crate) peer: Peer,
     fd: SharedFd,
     phase: Phase,
     /// Received and not yet taken apart.
@@ -125,7 +127,7 @@ enum Receiving {
 
 impl Conn {
     /// A connection that was just accepted; the greeting is queued.
-    pub(crate) fn new(fd: SharedFd, peer: String, now: Time) -> Conn {
+    pub(crate) fn new(fd: SharedFd, peer: Peer, now: Time) -> Conn {
         let mut outbox = Outbox::default();
         outbox.push_bytes(&Handshake::greeting());
         Conn {
@@ -186,7 +188,8 @@ impl Conn {
                 Phase::Handshake(_) if !self.outbox.is_idle() => break None,
                 Phase::Handshake(handshake) => {
                     let mut reply = Vec::new();
-                    let (taken, progress) = handshake.feed(rest, ctx.exports, &mut reply);
+                    let (taken, progress) =
+                        handshake.feed(rest, &Offers::to(&self.peer, ctx.exports), &mut reply);
                     rest = &rest[taken..];
                     self.outbox.push_bytes(&reply);
                     match progress {
@@ -324,15 +327,15 @@ impl Conn {
     }
 
     fn choose(&mut self, chosen: Negotiated, ctx: &Context<'_>) {
-        let export = ctx.exports.by_id(chosen.export);
+        let export = Offers::to(&self.peer, ctx.exports).by_id(chosen.export);
         let state = ctx.states.iter().find(|state| state.id == chosen.export);
         let (Some(export), Some(state)) = (export, state) else {
-            // It was withdrawn within this very turn.
+            // It was withdrawn within this very turn, or the client shut out.
             return self.close();
         };
         tracing::info!(peer = %self.peer, export = %export.name, "client attached");
         let budget = Budget::new(ctx.pool);
-        let terms = Terms::of(export, chosen.style);
+        let terms = Terms::of(&export, chosen.style);
         self.phase = Phase::Session(Box::new(Session::new(terms, Rc::clone(state), budget)));
     }
 

@@ -7,8 +7,9 @@ use super::Violation;
 use super::option::{InfoRequest, Malformed, parse_name, put_infos, put_reply};
 use super::reply::Style;
 use super::wire::{GREETING_BYTES, INIT_MAGIC, OPTION_HEADER_BYTES, OPTION_MAGIC, handshake_flags, opt, rep};
-use crate::export::{Export, ExportId, Exports};
+use crate::export::{Export, ExportId};
 use crate::limits::{MAX_HANDSHAKE_BYTES, MAX_OPTION_BYTES, MAX_OPTIONS};
+use crate::offers::Offers;
 
 /// The server's side of a handshake.
 #[derive(Debug)]
@@ -84,7 +85,7 @@ impl Handshake {
     pub fn feed(
         &mut self,
         input: &[u8],
-        exports: &Exports,
+        exports: &Offers<'_>,
         out: &mut Vec<u8>,
     ) -> (usize, Result<Progress, Violation>) {
         let mut taken = 0;
@@ -121,7 +122,7 @@ impl Handshake {
     }
 
     /// Acts on a complete item.
-    fn advance(&mut self, exports: &Exports, out: &mut Vec<u8>) -> Result<Progress, Violation> {
+    fn advance(&mut self, exports: &Offers<'_>, out: &mut Vec<u8>) -> Result<Progress, Violation> {
         let item = std::mem::take(&mut self.partial);
         match self.state {
             State::ClientFlags => {
@@ -177,7 +178,7 @@ impl Handshake {
         &mut self,
         option: u32,
         data: &[u8],
-        exports: &Exports,
+        exports: &Offers<'_>,
         out: &mut Vec<u8>,
     ) -> Result<Progress, Violation> {
         match option {
@@ -207,7 +208,12 @@ impl Handshake {
         Ok(Progress::Answered)
     }
 
-    fn export_name(&self, data: &[u8], exports: &Exports, out: &mut Vec<u8>) -> Result<Progress, Violation> {
+    fn export_name(
+        &self,
+        data: &[u8],
+        exports: &Offers<'_>,
+        out: &mut Vec<u8>,
+    ) -> Result<Progress, Violation> {
         let export = parse_name(data).ok().and_then(|name| exports.find(name));
         let export = export.ok_or(Violation::UnknownExport)?;
         out.extend_from_slice(&export.geometry.size_bytes.to_be_bytes());
@@ -215,10 +221,10 @@ impl Handshake {
         if !self.no_zeroes {
             out.extend_from_slice(&[0; 124]);
         }
-        Ok(self.chosen(export))
+        Ok(self.chosen(&export))
     }
 
-    fn info(&self, option: u32, data: &[u8], exports: &Exports, out: &mut Vec<u8>) -> Progress {
+    fn info(&self, option: u32, data: &[u8], exports: &Offers<'_>, out: &mut Vec<u8>) -> Progress {
         let request = match InfoRequest::parse(data) {
             Ok(request) => request,
             Err(Malformed(why)) => {
@@ -230,9 +236,9 @@ impl Handshake {
             put_reply(out, option, rep::ERR_UNKNOWN, &[b"no export of this name; see NBD_OPT_LIST"]);
             return Progress::Answered;
         };
-        put_infos(out, option, &request, export, self.style == Style::Structured);
+        put_infos(out, option, &request, &export, self.style == Style::Structured);
         put_reply(out, option, rep::ACK, &[]);
-        if option == opt::GO { self.chosen(export) } else { Progress::Answered }
+        if option == opt::GO { self.chosen(&export) } else { Progress::Answered }
     }
 
     fn chosen(&self, export: &Export) -> Progress {

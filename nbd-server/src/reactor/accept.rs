@@ -4,12 +4,15 @@
 //! client that is accepted has a place.
 
 use super::host::{Host, ListenerId};
+use crate::access::Peer;
 use crate::conn::Conn;
 use crate::engine::Engine;
 use crate::limits::{ACCEPT_PAUSE, MAX_LISTENERS};
 use crate::listen::{ListenAddr, Listener};
 use raidcore::time::Time;
 use raidcore::uring::{Event, Outcome, Port, SharedFd};
+use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
@@ -118,19 +121,23 @@ pub(super) fn on_event<E: Engine>(host: &mut Host<E>, event: Event) {
 }
 
 /// Prepares a client's socket and finds out who it is.
-fn welcome(fd: OwnedFd, tcp: bool) -> std::io::Result<(SharedFd, String)> {
+fn welcome(fd: OwnedFd, tcp: bool) -> std::io::Result<(SharedFd, Peer)> {
     use rustix::net::sockopt;
     let peer = if tcp {
         // Replies are whole when they are sent: waiting for more of them only costs time.
         sockopt::set_tcp_nodelay(fd.as_fd(), true)?;
         // A client whose machine died is noticed.
         sockopt::set_socket_keepalive(fd.as_fd(), true)?;
-        match rustix::net::getpeername(&fd)?.map(std::net::SocketAddr::try_from) {
-            Some(Ok(addr)) => format!("tcp:{addr}"),
-            _ => "tcp".to_owned(),
-        }
+        let addr = rustix::net::getpeername(&fd)?.map(SocketAddr::try_from);
+        let Some(Ok(addr)) = addr else { return Err(io::ErrorKind::NotConnected.into()) };
+        Peer::Tcp(SocketAddr::new(addr.ip().to_canonical(), addr.port()))
     } else {
-        format!("unix:{}", sockopt::socket_peercred(fd.as_fd())?.pid.as_raw_nonzero())
+        let process = sockopt::socket_peercred(fd.as_fd())?;
+        Peer::Unix {
+            uid: process.uid.as_raw(),
+            gid: process.gid.as_raw(),
+            pid: process.pid.as_raw_nonzero().get(),
+        }
     };
     Ok((Arc::new(fd), peer))
 }

@@ -9,6 +9,7 @@
 use super::accept::Accepting;
 use super::stop::Stopping;
 use super::{Io, ReactorConfig, SpawnError};
+use crate::access::{Access, Peer};
 use crate::conn::{Conn, Context, ExportState, Pool, Traffic};
 use crate::engine::Engine;
 use crate::export::{Export, ExportError, ExportId, Exports};
@@ -35,8 +36,8 @@ pub struct ListenerId(pub u32);
 pub struct ConnectionInfo {
     /// Which one.
     pub id: ConnectionId,
-    /// Who: `tcp:ADDR:PORT`, or `unix:PID` with the client's process.
-    pub peer: String,
+    /// Who.
+    pub peer: Peer,
     /// What it uses; `None` while it chooses.
     pub export: Option<(ExportId, String)>,
     /// Requests the device works on.
@@ -169,6 +170,12 @@ impl<E> Host<E> {
         Ok(())
     }
 
+    /// Says who may use an export from now on, which at first is everybody; who uses it already goes on. False if
+    /// it is not offered.
+    pub fn set_access(&mut self, id: ExportId, access: Access) -> bool {
+        self.exports.set_access(id, access)
+    }
+
     /// Withdraws an export: new clients do not find it, and its connections are closed once what they have in
     /// flight is answered. The device is out of use when [`Host::connections_of`] is zero.
     pub fn remove_export(&mut self, id: ExportId) -> Option<Export> {
@@ -201,7 +208,7 @@ impl<E> Host<E> {
     pub fn connections(&self) -> Vec<ConnectionInfo> {
         let info = |place: &Place| ConnectionInfo {
             id: place.id,
-            peer: place.conn.peer.clone(),
+            peer: place.conn.peer,
             export: place.conn.export().map(|state| (state.id, state.name.clone())),
             in_flight: place.conn.in_flight(),
             held_bytes: place.conn.held_bytes(),

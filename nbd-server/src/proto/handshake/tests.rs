@@ -2,6 +2,7 @@
 
 use super::super::wire::info;
 use super::*;
+use crate::export::Exports;
 use proptest::prelude::*;
 use raidcore::dev::{BlockSize, Geometry};
 
@@ -44,7 +45,7 @@ fn converse(exports: &Exports, pieces: &[&[u8]]) -> (Vec<u8>, Result<Progress, V
     let mut pieces = pieces.iter();
     while let Some(mut input) = pieces.next().copied() {
         while !input.is_empty() {
-            let (used, progress) = handshake.feed(input, exports, &mut out);
+            let (used, progress) = handshake.feed(input, &Offers::all(exports), &mut out);
             input = &input[used..];
             match progress {
                 Ok(Progress::More) => assert!(input.is_empty()),
@@ -177,7 +178,7 @@ fn a_handshake_holds_no_more_than_one_options_data() {
     let (exports, mut out) = (exports(&["a"]), Vec::new());
     let mut handshake = Handshake::new();
     let endless = [&FIXED[..], &OPTION_MAGIC.to_be_bytes(), &[0, 0, 0, 99, 3, 0, 0, 0], &[7; 65536]].concat();
-    let (_, progress) = handshake.feed(&endless, &exports, &mut out);
+    let (_, progress) = handshake.feed(&endless, &Offers::all(&exports), &mut out);
     assert_eq!((progress, handshake.partial.capacity()), (Ok(Progress::More), 0));
 }
 
