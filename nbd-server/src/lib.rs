@@ -7,11 +7,13 @@
 //! - [`engine`] is what an embedder puts behind the exports: its devices.
 //! - [`tls`] is certificates and encryption, for either side of a connection.
 //! - [`ram`] is a disk in memory, to try and to measure the server alone.
+//! - [`client`] is the other side: exports of other servers, as block devices.
 //! - [`reactor`] is the thread that drives connections, listeners and the engine.
 //!
 //! The protocol is the fixed newstyle of the NBD specification (doc/proto.md of the NetworkBlockDevice project).
 
 pub mod access;
+pub mod client;
 mod conn;
 pub mod engine;
 pub mod export;

@@ -97,6 +97,25 @@ pub const MAX_CERTIFICATE_FILE_BYTES: u64 = 4 << 20;
 /// Control calls waiting for the reactor.
 pub const MAILBOX_CALLS: usize = 1024;
 
+/// Longest NBD URI that is read.
+pub const MAX_URI_BYTES: usize = 16 << 10;
+
+/// Client: longest data of one reply to an option that is stored; a server that sends more is hung up on.
+pub const MAX_OPTION_REPLY_BYTES: usize = 16 << 10;
+
+/// Client: replies to options in one handshake.
+pub const MAX_OPTION_REPLIES: u32 = 64;
+
+/// Client: how much of a server's message is shown, in characters.
+pub const MAX_SHOWN_CHARS: usize = 200;
+
+/// Client: how long connecting and choosing an export may take, unless configured otherwise.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Client: addresses of one name that are tried.
+pub const MAX_ADDRESSES: usize = 16;
+
+const _: () = assert!(MAX_OPTION_REPLY_BYTES > MAX_STRING_BYTES * 2 && MAX_URI_BYTES > 3 * MAX_STRING_BYTES);
 const _: () = assert!(MAX_REQUEST_BYTES as u64 <= raidcore::limits::MAX_REQUEST_BYTES);
 const _: () = assert!(MAX_REQUEST_BYTES as u64 <= CONNECTION_BYTES);
 const _: () = assert!(MAX_DRAIN_BYTES > MAX_REQUEST_BYTES);

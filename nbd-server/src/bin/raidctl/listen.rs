@@ -2,6 +2,7 @@
 
 use crate::afterlife::{AFTERLIFE, LOOK_AGAIN, is_alive};
 use crate::failure::{Context, Failure, Outcome};
+use nbd_server::client::{Address, NbdUri};
 use nbd_server::listen::{ListenAddr, ListenError, Listener};
 use std::io;
 use std::os::unix::net::UnixStream;
@@ -84,29 +85,13 @@ pub fn make_folder(path: &Path) -> Outcome<()> {
     made.context(format!("cannot make the folder {} for the socket", folder.display()))
 }
 
-/// The NBD URI of `export` at `place` (the format of the NBD project's doc/uri.md).
+/// The NBD URI of `export` at `place`.
 pub fn uri(place: &ListenAddr, export: &str) -> String {
-    let export = encode(export.as_bytes(), b"");
-    match place {
-        ListenAddr::Tcp(address) => format!("nbd://{address}/{export}"),
-        ListenAddr::Unix(path) => {
-            let path = encode(path.as_os_str().as_encoded_bytes(), b"/");
-            format!("nbd+unix:///{export}?socket={path}")
-        }
-    }
-}
-
-/// Percent-encodes everything but letters, digits, `-._~` and what is in `also`.
-fn encode(bytes: &[u8], also: &[u8]) -> String {
-    let mut text = String::new();
-    for &byte in bytes {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) || also.contains(&byte) {
-            text.push(char::from(byte));
-        } else {
-            text.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    text
+    let address = match place {
+        ListenAddr::Tcp(at) => Address::Tcp { host: at.ip().to_string(), port: at.port() },
+        ListenAddr::Unix(path) => Address::Unix(path.clone()),
+    };
+    NbdUri { address, export: export.to_owned(), tls: None }.to_string()
 }
 
 #[cfg(test)]
