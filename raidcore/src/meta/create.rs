@@ -107,8 +107,7 @@ pub fn plan_create(
 
     let smallest = all.iter().map(|device| device.geometry.size_bytes).min().unwrap_or(0);
     let data_offset = data_offset_for(smallest);
-    let room = (data_limit(smallest) - data_offset).min(MAX_DATA_BYTES);
-    let data_bytes = room - room % chunk(&layout);
+    let data_bytes = data_bytes_for(smallest, data_offset, &layout);
     let largest_block = all.iter().map(|device| device.geometry.block_size).max();
     let uuid = ArrayUuid(fresh());
     let first = Incarnation { uuid: IncarnationUuid(fresh()), start_events: 1 };
@@ -148,6 +147,12 @@ pub fn plan_create(
     };
     let owns: Vec<Own> = array.members.iter().zip(&all).map(own).collect();
     Ok(owns.into_iter().map(|own| Superblock { array: array.clone(), own }).collect())
+}
+
+/// How much data a member takes whose smallest companion, or itself, has `device_bytes`: whole chunks up to the tail.
+pub fn data_bytes_for(device_bytes: u64, data_offset: u64, layout: &Layout) -> u64 {
+    let room = data_limit(device_bytes).saturating_sub(data_offset).min(MAX_DATA_BYTES);
+    room - room % chunk(layout)
 }
 
 fn chunk(layout: &Layout) -> u64 {

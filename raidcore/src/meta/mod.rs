@@ -28,7 +28,7 @@ mod store;
 mod superblock;
 
 pub use assemble::{AssembleError, Assembly, Found, Half, LeftOut, LeftOutReason, LostSlot, assemble};
-pub use create::{Candidate, CreateError, CreateParams, plan_create};
+pub use create::{Candidate, CreateError, CreateParams, data_bytes_for, plan_create};
 pub use format::{SUPERBLOCK_BYTES, TAIL_BYTES, data_offset_for, locations};
 pub use history::{HISTORY_ENTRIES, History, Incarnation, Relation};
 pub use identity::{ArrayName, ArrayUuid, IncarnationUuid, MemberUuid, NameError};

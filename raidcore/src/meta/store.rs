@@ -3,6 +3,9 @@
 //! Copies are never written at the same time: while one is being written the other is whole, so a crash at any
 //! moment leaves one that is right. The copy with the higher sequence number is the superblock; the other one is
 //! older, which is its ordinary state, or bad, and is then mended.
+//!
+//! On a device that has grown, copy B of before is no longer at the end, and may be the newer one: copy A says where
+//! the end was when it was written, so it is found there. It counts until copy B stands at the new end.
 
 use super::format::{SUPERBLOCK_BYTES, TAIL_BYTES, data_limit, locations};
 use super::superblock::{ArrayMeta, Superblock, SuperblockError};
@@ -117,7 +120,30 @@ pub fn load<D: BlockDev>(dev: &mut Blocking<D>) -> Result<Loaded, LoadError> {
     if a == b {
         return Err(LoadError::NoSuperblock);
     }
-    choose(device_bytes, [read_copy(dev, a), read_copy(dev, b)])
+    let copies = [read_copy(dev, a), read_copy(dev, b)];
+    let former = copies[0].as_ref().ok().and_then(|a| former_end_copy(dev, a)).map(|(_, copy)| copy);
+    let mut loaded = choose(device_bytes, copies)?;
+    if let Some(former) = former
+        && former.own.sequence > loaded.superblock.own.sequence
+    {
+        // Copy A stays as it is until there is a copy B at the new end: until then only A tells where to look.
+        let end = if loaded.copies[1].is_bad() { loaded.copies[1] } else { CopyState::Absent };
+        loaded = Loaded { superblock: former, copies: [CopyState::Stale, end] };
+    }
+    Ok(loaded)
+}
+
+/// Copy B at the end that the device had when copy `a` was written, if the device has grown since, and its place.
+fn former_end_copy<D: BlockDev>(dev: &mut Blocking<D>, a: &Superblock) -> Option<(u64, Superblock)> {
+    let place = locations(a.own.device_bytes)[1];
+    if place >= locations(dev.geometry().size_bytes)[1] {
+        return None;
+    }
+    let copy = read_copy(dev, place).ok()?;
+    let is_its = copy.array.uuid == a.array.uuid
+        && copy.own.member == a.own.member
+        && copy.own.device_bytes == a.own.device_bytes;
+    is_its.then_some((place, copy))
 }
 
 /// Writes both copies, each durable before the next, and leaves the sequence number of the second in
@@ -130,7 +156,8 @@ pub fn store<D: BlockDev>(dev: &mut Blocking<D>, superblock: &mut Superblock) ->
     Ok(())
 }
 
-/// Zeroes both copies, of a device that is to be no member any more, and makes that durable. Nothing else is touched,
+/// Zeroes both copies, of a device that is to be no member any more, and makes that durable; on one that has grown,
+/// the copy at its former end as well. Nothing else is touched,
 /// and a place that holds zeroes is not written: this works on a device that has no room left, and after a `store`
 /// that failed half-way. Goes on after an error with one copy, to leave as little as can be.
 pub fn erase<D: BlockDev>(dev: &mut Blocking<D>) -> Result<(), IoError> {
@@ -141,17 +168,21 @@ pub fn erase<D: BlockDev>(dev: &mut Blocking<D>) -> Result<(), IoError> {
             _ => dev.write_at(offset, &[0; SUPERBLOCK_BYTES], true),
         }
     };
+    let former = read_copy(dev, 0).ok().and_then(|a| former_end_copy(dev, &a));
+    let former = former.map_or(Ok(()), |(place, _)| erase_at(dev, place));
     let [a, b] = locations(dev.geometry().size_bytes).map(|offset| erase_at(dev, offset));
-    a.and(b).and(dev.flush())
+    former.and(a).and(b).and(dev.flush())
 }
 
 /// Writes the bad copy again, if there is one, from the good one. Returns whether it had to.
 ///
 /// The good copy is not touched: the sequence number goes up by one, and that is the bad one's place. A device that
-/// has shrunk is left as it is, with [`StoreError::TooSmall`]: assembly leaves it out.
+/// has shrunk is left as it is, with [`StoreError::TooSmall`]: assembly leaves it out. On one that has grown, the bad
+/// copy is the one at the new end; the one at the former end is erased after it.
 pub fn mend<D: BlockDev>(dev: &mut Blocking<D>, loaded: &mut Loaded) -> Result<bool, StoreError> {
     let Some(bad) = loaded.copies.iter().position(|copy| copy.is_bad()) else { return Ok(false) };
     loaded.superblock.own.device_bytes = fitting_bytes(dev, &loaded.superblock.array)?;
+    let former = read_copy(dev, 0).ok().and_then(|a| former_end_copy(dev, &a)).map(|(place, _)| place);
     let bad_is_next = (loaded.superblock.own.sequence + 1) % 2 == bad as u64;
     if !bad_is_next {
         // Only by hand does a copy get into the other's place. Skip a number rather than overwrite the good one.
@@ -160,6 +191,11 @@ pub fn mend<D: BlockDev>(dev: &mut Blocking<D>, loaded: &mut Loaded) -> Result<b
     write_next(dev, &mut loaded.superblock)?;
     loaded.copies[bad] = CopyState::Valid;
     loaded.copies[1 - bad] = CopyState::Stale;
+    let data_end = loaded.superblock.array.data_offset + loaded.superblock.array.data_bytes;
+    if let Some(place) = former.filter(|&place| place >= data_end) {
+        // Overtaken by the copy that was just written; the array may grow over its place.
+        dev.write_at(place, &[0; SUPERBLOCK_BYTES], true)?;
+    }
     Ok(true)
 }
 

@@ -118,6 +118,22 @@ impl Own {
         self.sequence += 1;
         locations(self.device_bytes)[usize::from(self.sequence % 2 == 1)]
     }
+
+    /// The device has grown to `device_bytes`. The next copy goes to its new end, for copy A is to stay until there is
+    /// one: it is what leads to the former end. Returns where copy B was, in bytes on the device, if it moves.
+    ///
+    /// When that copy and the one after it, which goes to A, are durable, nothing leads to the former end any more.
+    pub fn grow_to(&mut self, device_bytes: u64) -> Option<u64> {
+        let [_, former] = locations(self.device_bytes);
+        self.device_bytes = device_bytes;
+        if locations(device_bytes)[1] == former {
+            return None;
+        }
+        if (self.sequence + 1).is_multiple_of(2) {
+            self.sequence += 1;
+        }
+        Some(former)
+    }
 }
 
 /// A superblock.

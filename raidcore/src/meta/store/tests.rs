@@ -1,6 +1,7 @@
 //! Copies that are damaged, missing, older or somebody else's.
 
 use super::super::create::{Candidate, CreateParams, plan_create};
+use super::super::superblock::Own;
 use super::*;
 use crate::blocking::tests::{Mem, blocking};
 use crate::dev::{ErrorKind, OpKind};
@@ -226,4 +227,69 @@ fn erasing_goes_on_with_the_second_copy_when_the_first_cannot_be_written() {
     dev.inner_mut().bad = Some((OpKind::Write, 0));
     assert_eq!(erase(&mut dev).unwrap_err().kind, ErrorKind::Medium);
     assert!(dev.inner_mut().bytes[B..].iter().all(|&byte| byte == 0));
+}
+
+/// A device that holds what `dev` held and is twice as large.
+fn grown(dev: &mut Blocking<Mem>) -> Blocking<Mem> {
+    let mut grown = Mem::new(2 * SIZE);
+    grown.bytes[..SIZE].copy_from_slice(&dev.inner_mut().bytes);
+    blocking(grown)
+}
+
+/// Copy A was believed on a device that had grown while nothing ran, though the last update had gone to copy B: a
+/// member that the update had failed was in sync again, with old data.
+#[test]
+fn on_a_device_that_has_grown_the_copy_at_the_former_end_counts_if_it_is_the_newer_one() {
+    let (mut dev, mut superblock) = stored();
+    superblock.array.touch(9);
+    write_next(&mut dev, &mut superblock).unwrap();
+    assert_eq!(superblock.own.sequence % 2, 1, "it went to copy B");
+    let mut large = grown(&mut dev);
+    let mut loaded = load(&mut large).unwrap();
+    assert_eq!((&loaded.superblock, loaded.copies), (&superblock, [CopyState::Stale, CopyState::Absent]));
+    // Until it stands at the new end, copy A must stay: it alone tells where the former end was.
+    let before = large.inner_mut().bytes[..SIZE].to_vec();
+    large.inner_mut().bad = Some((OpKind::Write, 2 * SIZE as u64 - 1));
+    assert!(mend(&mut large, &mut loaded.clone()).is_err());
+    assert!(large.inner_mut().bytes[..SIZE] == before);
+    large.inner_mut().bad = None;
+    assert_eq!(mend(&mut large, &mut loaded), Ok(true));
+    let again = load(&mut large).unwrap();
+    assert_eq!((&again.superblock.array, again.copies), (&superblock.array, loaded.copies));
+    assert_eq!(again.superblock.own.device_bytes, 2 * SIZE as u64);
+    assert!(large.inner_mut().bytes[B..SIZE].iter().all(|&byte| byte == 0), "the former one is erased");
+}
+
+#[test]
+fn what_stands_at_the_former_end_is_not_believed_once_copy_a_knows_the_new_one() {
+    let (mut dev, superblock) = stored();
+    let mut forged = superblock.clone();
+    forged.own.sequence = 1001;
+    forged.array.touch(9);
+    let mut large = grown(&mut dev);
+    let mut loaded = load(&mut large).unwrap();
+    mend(&mut large, &mut loaded).unwrap();
+    write_next(&mut large, &mut loaded.superblock).unwrap();
+    large.inner_mut().bytes[B..SIZE].copy_from_slice(&forged.encode());
+    assert_eq!(load(&mut large).unwrap().superblock, loaded.superblock);
+}
+
+#[test]
+fn a_copy_that_follows_growth_goes_to_the_new_end_first_whatever_came_last() {
+    for sequence in [6, 7] {
+        let mut own = Own { sequence, device_bytes: SIZE as u64, ..stored().1.own };
+        assert_eq!(own.grow_to(2 * SIZE as u64), Some(B as u64));
+        assert_eq!((own.advance(), own.advance()), ((2 * SIZE - SUPERBLOCK_BYTES) as u64, 0));
+        let mut own = Own { sequence, ..own };
+        assert_eq!(own.grow_to(2 * SIZE as u64 + 512), None, "not by a whole copy: it stays where it is");
+        assert_eq!(own.sequence, sequence);
+    }
+}
+
+#[test]
+fn erasing_a_device_that_has_grown_takes_the_copy_at_its_former_end_too() {
+    let (mut dev, _) = stored();
+    let mut large = grown(&mut dev);
+    assert_eq!(erase(&mut large), Ok(()));
+    assert!(large.inner_mut().bytes.iter().all(|&byte| byte == 0));
 }
