@@ -26,7 +26,8 @@ struct InFlight {
 }
 
 impl<D: BlockDev> Checked<D> {
-    /// Wraps `inner`. Its geometry is taken now and does not change.
+    /// Wraps `inner`. Its geometry is taken now; only its size may follow, when it is
+    /// [looked at again](BlockDev::refresh_size).
     pub fn new(inner: D) -> Checked<D> {
         let geometry = inner.geometry();
         Checked { inner, geometry, in_flight: HashMap::new(), refused: Vec::new(), broken_promises: 0 }
@@ -74,6 +75,11 @@ impl<D: BlockDev> Checked<D> {
 impl<D: BlockDev> BlockDev for Checked<D> {
     fn geometry(&self) -> Geometry {
         self.geometry
+    }
+
+    fn refresh_size(&mut self) {
+        self.inner.refresh_size();
+        self.geometry.size_bytes = self.geometry.size_bytes.max(self.inner.geometry().size_bytes);
     }
 
     fn submit(&mut self, request: Request) {

@@ -35,8 +35,14 @@ use crate::time::Time;
 /// - A read returns the memory it was given, whole and in the same order, also when it failed; the bytes are
 ///   meaningful only on success.
 pub trait BlockDev {
-    /// Size, block size and abilities. Constant while requests are in flight.
+    /// Size, block size and abilities. Constant while requests are in flight, but for the size, which
+    /// [`refresh_size`](BlockDev::refresh_size) may raise.
     fn geometry(&self) -> Geometry;
+
+    /// Looks whether what is below has become larger, and lets the geometry follow. It never blocks, may be called
+    /// with requests in flight, which it does not affect, and never lowers the size: a device that has shrunk is
+    /// broken, not smaller. Devices that cannot grow do nothing.
+    fn refresh_size(&mut self) {}
 
     /// Queues a request.
     fn submit(&mut self, request: Request);
@@ -58,6 +64,9 @@ pub trait BlockDev {
 impl<D: BlockDev + ?Sized> BlockDev for Box<D> {
     fn geometry(&self) -> Geometry {
         (**self).geometry()
+    }
+    fn refresh_size(&mut self) {
+        (**self).refresh_size();
     }
     fn submit(&mut self, request: Request) {
         (**self).submit(request);

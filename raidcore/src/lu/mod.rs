@@ -303,6 +303,8 @@ impl<D: BlockDev> BlockDev for Lu<D> {
             self.submitted = false;
             let mut below = std::mem::take(&mut self.below);
             self.dev.reap(&mut below);
+            // An array that grows is larger from one turn to the next.
+            self.geometry.size_bytes = self.geometry.size_bytes.max(self.dev.geometry().size_bytes);
             below.drain(..).for_each(|completion| self.on_answer(completion));
             self.below = below;
             self.feed();

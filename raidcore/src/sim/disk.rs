@@ -96,6 +96,13 @@ impl Disk {
         self.core.borrow_mut().platter.faults.clear();
     }
 
+    /// The disk becomes larger, with zeroes behind its former end; a smaller size does nothing. Devices made so far
+    /// keep theirs until they [look again](BlockDev::refresh_size).
+    pub fn grow(&self, size_bytes: u64) {
+        let config = &mut self.core.borrow_mut().platter.config;
+        config.size_bytes = config.size_bytes.max(size_bytes);
+    }
+
     /// Changes how often faults happen by themselves.
     pub fn set_rates(&self, rates: FaultRates) {
         self.core.borrow_mut().platter.config.rates = rates;
@@ -170,6 +177,10 @@ impl Device {
 impl BlockDev for Device {
     fn geometry(&self) -> Geometry {
         self.geometry
+    }
+
+    fn refresh_size(&mut self) {
+        self.geometry.size_bytes = self.core.borrow().platter.config.geometry().size_bytes;
     }
 
     fn submit(&mut self, request: Request) {

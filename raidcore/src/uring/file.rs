@@ -10,6 +10,8 @@
 //!   may be the last bytes of the file, its size is looked at (once per [`reap`](BlockDev::reap)), and no write is
 //!   answered well that a truncation came before. Afterwards every request fails. A file that is truncated and made
 //!   as large as before between two such looks is not noticed.
+//! - One that becomes larger, or a block device that does, is as large as before until it is
+//!   [looked at again](BlockDev::refresh_size).
 //! - FUA is RWF_DSYNC, a flush is `fdatasync`; both are right with and without O_DIRECT.
 
 use super::disk::{DiskKind, DiskOp, Extent, Handle, ZeroWay, copy_pieces};
@@ -148,7 +150,7 @@ impl File {
         self.answer(tag, kind, offset, len, Err(Failure::Errno(libc::ENODEV)));
     }
 
-    /// True if a regular file is smaller than it was when it was opened, now or at an earlier look.
+    /// True if a regular file is smaller than its geometry, now or at an earlier look.
     fn has_shrunk(&self) -> bool {
         if !self.is_block && !self.shrunk.get() {
             let size =
@@ -220,6 +222,15 @@ impl File {
 impl BlockDev for File {
     fn geometry(&self) -> Geometry {
         self.geometry
+    }
+
+    fn refresh_size(&mut self) {
+        // What cannot be asked is as large as it was.
+        let Ok(bytes) = super::geometry::size_of(self.handle.fd.as_fd(), self.is_block) else { return };
+        let size_bytes = Geometry::plain(bytes, self.geometry.block_size).size_bytes;
+        if size_bytes > self.geometry.size_bytes && !self.shrunk.get() {
+            self.geometry.size_bytes = size_bytes;
+        }
     }
 
     fn submit(&mut self, request: Request) {

@@ -28,10 +28,13 @@ pub(super) fn probe(path: &Path, how: OpenHow, opened: &Opened) -> Result<Shape,
     let in_memory = !opened.is_block && is_in_memory(fd);
     let align =
         if opened.direct && !in_memory { direct_alignment(fd) } else { DirectAlign { memory: 1, offset: 1 } };
-    let (size, own_block) = if opened.is_block {
-        (block_device_bytes(fd).map_err(failed)?, rustix::fs::ioctl_blksszget(fd).map_err(failed)?)
+    let size = size_of(fd, opened.is_block).map_err(failed)?;
+    let own_block = if opened.is_block {
+        rustix::fs::ioctl_blksszget(fd).map_err(failed)?
+    } else if align.offset > 512 {
+        align.offset
     } else {
-        (u64::try_from(stat.st_size).unwrap_or(0), if align.offset > 512 { align.offset } else { 512 })
+        512
     };
     let own_block = BlockSize::from_bytes(own_block)
         .ok_or_else(|| OpenError::BlockSize { path: path.to_owned(), bytes: own_block })?;
@@ -61,6 +64,14 @@ pub(super) fn probe(path: &Path, how: OpenHow, opened: &Opened) -> Result<Shape,
         memory_align: align.memory.max(1) as usize,
         in_memory,
     })
+}
+
+/// Size of a block device or of a file, now.
+pub(super) fn size_of(fd: BorrowedFd<'_>, is_block: bool) -> rustix::io::Result<u64> {
+    match is_block {
+        true => block_device_bytes(fd),
+        false => Ok(u64::try_from(rustix::fs::fstat(fd)?.st_size).unwrap_or(0)),
+    }
 }
 
 /// True if the kernel has marked the block device read-only.

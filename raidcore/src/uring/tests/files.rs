@@ -272,3 +272,22 @@ fn a_file_presents_larger_blocks_when_asked_to() {
     let file = File::open(&place.path, &ring, how).unwrap();
     assert_eq!((file.geometry().block_size, file.geometry().size_bytes), (BlockSize::B4096, SIZE));
 }
+
+#[test]
+fn a_file_that_became_larger_is_so_once_it_is_looked_at_again_and_never_smaller() {
+    let ring = ring();
+    for place in [on_disk(SIZE), in_memory(SIZE)] {
+        let mut file = File::open(&place.path, &ring, OpenHow::MEMBER).unwrap();
+        truncate(&place, 2 * SIZE + 100);
+        assert_eq!(file.geometry().size_bytes, SIZE);
+        file.refresh_size();
+        let size = file.geometry().size_bytes;
+        assert!(size > 2 * SIZE - 4096 && size.is_multiple_of(512));
+        write(&ring, &mut file, size - 4096, &[5; 4096], true).unwrap();
+        assert_eq!(read(&ring, &mut file, size - 4096, 4096).unwrap(), [5; 4096]);
+        truncate(&place, SIZE);
+        file.refresh_size();
+        assert_eq!(file.geometry().size_bytes, size);
+        assert_eq!(write(&ring, &mut file, 0, &[6; 4096], true), Err(ErrorKind::Gone));
+    }
+}

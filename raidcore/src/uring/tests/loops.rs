@@ -136,3 +136,18 @@ fn a_loop_device_whose_file_was_deleted_can_be_a_member() {
     std::fs::remove_file(place.path.with_extension("away")).unwrap();
     drop(File::open(&device.device, &ring, OpenHow::MEMBER).unwrap());
 }
+
+#[test]
+fn a_loop_device_that_was_resized_is_as_large_once_it_is_looked_at_again() {
+    let ring = ring();
+    let place = on_disk(8 << 20);
+    let Some(device) = attach(&place.path, &[]) else { return };
+    let mut member = File::open(&device.device, &ring, OpenHow::MEMBER).unwrap();
+    std::fs::OpenOptions::new().write(true).open(&place.path).unwrap().set_len(12 << 20).unwrap();
+    let resized = Command::new("losetup").arg("--set-capacity").arg(&device.device).status();
+    assert!(resized.unwrap().success());
+    member.refresh_size();
+    assert_eq!(member.geometry().size_bytes, 12 << 20);
+    write(&ring, &mut member, (12 << 20) - 4096, &[5; 4096], true).unwrap();
+    assert_eq!(read(&ring, &mut member, (12 << 20) - 4096, 4096).unwrap(), [5; 4096]);
+}
