@@ -211,7 +211,7 @@ impl Array {
             return Err(AdminError::AlreadyMember { device, state, array });
         }
         let geometry = dev.geometry();
-        let need_bytes = self.meta.data_offset + self.meta.data_bytes + TAIL_BYTES;
+        let need_bytes = self.meta.data_offset + self.needed_data_bytes() + TAIL_BYTES;
         if geometry.size_bytes < need_bytes {
             let have_bytes = geometry.size_bytes;
             return Err(AdminError::TooSmall { device, array, have_bytes, need_bytes });

@@ -119,6 +119,7 @@ impl Array {
             ops: Slots::new(),
             awaiting_commit: Vec::new(),
             commit: Commit::at_start(),
+            grow: None,
             flushes: Slots::new(),
             flushes_waiting: Vec::new(),
             flushes_awaiting_commit: Vec::new(),

@@ -36,9 +36,15 @@ impl Commit {
         Commit { wanted: 1, done: 0, writing: None, prepared: true, clean_on_disk: true }
     }
 
-    /// The metadata has changed.
-    pub(super) fn request(&mut self) {
+    /// The metadata has changed. Returns the number of the commit that says so.
+    pub(super) fn request(&mut self) -> u64 {
         self.wanted += 1;
+        self.wanted
+    }
+
+    /// True if all live members have what was asked for under this number.
+    pub(super) fn is_done(&self, number: u64) -> bool {
+        self.done >= number
     }
 
     /// True while a change is not yet on all live members.

@@ -80,6 +80,18 @@ pub enum Event {
     },
     /// A member was lost before the resync after an unclean stop had checked its stripes.
     ParityInDoubt,
+    /// The members' devices had become larger, and the array has taken the room.
+    Grown {
+        /// What it held before, in bytes.
+        from_bytes: u64,
+        /// What it holds now.
+        to_bytes: u64,
+    },
+    /// A growth was given up: the array is as large as before.
+    GrowFailed {
+        /// Why.
+        reason: String,
+    },
     /// A member was taken out of the array.
     Removed {
         /// The device.
@@ -121,6 +133,8 @@ impl Event {
             Event::ResyncFinished => "ResyncFinished",
             Event::ResyncIncomplete { .. } => "ResyncIncomplete",
             Event::ParityInDoubt => "ParityInDoubt",
+            Event::Grown { .. } => "Grown",
+            Event::GrowFailed { .. } => "GrowFailed",
             Event::Removed { .. } => "Removed",
             Event::Stopped { .. } => "Stopped",
         }
@@ -135,9 +149,10 @@ impl Event {
             | Event::ResyncIncomplete { .. }
             | Event::ParityInDoubt
             | Event::Stopped { clean: false } => Severity::Critical,
-            Event::DegradedArray { .. } | Event::Fail { .. } | Event::ReadErrorCorrected { .. } => {
-                Severity::Warning
-            }
+            Event::DegradedArray { .. }
+            | Event::Fail { .. }
+            | Event::ReadErrorCorrected { .. }
+            | Event::GrowFailed { .. } => Severity::Warning,
             _ => Severity::Info,
         }
     }
@@ -180,6 +195,12 @@ impl fmt::Display for Event {
                 "a member was lost before the resync after a crash was through: blocks written just before the crash \
                  may be rebuilt WRONGLY; compare them with a backup",
             ),
+            Event::Grown { from_bytes, to_bytes } => {
+                write!(f, "array has grown from {from_bytes} to {to_bytes} bytes")
+            }
+            Event::GrowFailed { reason } => {
+                write!(f, "growing given up, the array is as large as before: {reason}")
+            }
             Event::Removed { device } => write!(f, "{device} removed"),
             Event::Stopped { clean: true } => f.write_str("array stopped, clean"),
             Event::Stopped { clean: false } => {

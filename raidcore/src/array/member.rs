@@ -76,6 +76,13 @@ impl Member {
         self.dev.as_ref().map(BlockDev::geometry)
     }
 
+    /// Looks how large the device is now.
+    pub(super) fn refresh_size(&mut self) {
+        if let Some(dev) = &mut self.dev {
+            dev.refresh_size();
+        }
+    }
+
     /// True if nothing waits and nothing is in the device.
     pub(super) fn is_quiet(&self) -> bool {
         self.plug.load() == 0

@@ -22,6 +22,7 @@ mod assemble;
 mod commit;
 mod events;
 mod failure;
+mod grow;
 mod member;
 mod op;
 pub mod plan;
@@ -38,6 +39,7 @@ mod tests;
 pub use admin::AdminError;
 pub use assemble::{ArrayOptions, StartError};
 pub use events::{Event, Severity};
+pub use grow::{GrowError, GrowTo, Growth};
 pub use member::ErrorCounts;
 pub use status::{Action, ActionKind, ArrayStatus, MemberStatus};
 
@@ -48,6 +50,7 @@ use crate::meta::{ArrayMeta, MemberState};
 use crate::slots::{Key, Slots};
 use crate::time::{Clock, Time};
 use commit::Commit;
+use grow::Grow;
 use member::{Member, MemberId};
 use op::UnitOp;
 use plan::{Access, Span};
@@ -76,6 +79,8 @@ pub(in crate::array) enum Owner {
     Commit { member: MemberId },
     /// A member's part of a flush.
     Flush { job: Key, member: MemberId },
+    /// Zeroes over a superblock at the former end of a device that has grown.
+    Erase { member: MemberId },
 }
 
 /// A running array. Lives on one thread and is driven by its caller.
@@ -112,6 +117,7 @@ pub struct Array {
     /// Operations that are done but for a commit.
     awaiting_commit: Vec<Key>,
     commit: Commit,
+    grow: Option<Grow>,
     flushes: Slots<FlushJob>,
     /// Flush requests that arrived while one is under way; the next one serves them all.
     flushes_waiting: Vec<Key>,
@@ -199,6 +205,7 @@ impl Array {
 
             self.pump_sync();
             self.start_units();
+            self.pump_grow();
             self.pump_commit();
             self.pump_stop();
             let deadline = self.options.member_deadline;
@@ -222,6 +229,7 @@ impl Array {
             Owner::OpWrite { op, member } => self.on_op_write(outcome, op, member),
             Owner::Commit { member } => self.on_commit_written(outcome, member),
             Owner::Flush { job, member } => self.on_flushed(outcome, job, member),
+            Owner::Erase { member } => self.on_erased(outcome, member),
         }
     }
 

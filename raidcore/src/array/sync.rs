@@ -195,7 +195,7 @@ impl Array {
         }
     }
 
-    fn walk(&mut self, step: SyncStep, target: Option<MemberId>, total: u64, base: u64) {
+    pub(super) fn walk(&mut self, step: SyncStep, target: Option<MemberId>, total: u64, base: u64) {
         self.walks += 1;
         self.sync = Some(Sync {
             step,

@@ -96,6 +96,18 @@ impl Layout {
         chunks * chunk
     }
 
+    /// What each member must hold at least for an array of `size_bytes`: whole chunks. Sizes beyond any array give
+    /// more than any member has.
+    pub fn member_bytes_for(&self, size_bytes: u64) -> u64 {
+        let chunk = u64::from(self.chunk_bytes());
+        let chunks = size_bytes.div_ceil(chunk);
+        let rows = match self.parity_algorithm() {
+            Some(_) => chunks.div_ceil(self.slots() as u64 - 1),
+            None => chunks.saturating_mul(self.copies() as u64).div_ceil(self.slots() as u64),
+        };
+        rows.saturating_mul(chunk)
+    }
+
     /// Number of units of an array over members of `member_bytes`.
     pub fn units(&self, member_bytes: u64) -> u64 {
         self.capacity(member_bytes) / (u64::from(self.unit_rows()) * self.columns() as u64)

@@ -49,6 +49,16 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
+    fn members_for_a_size_hold_it_and_not_a_chunk_more_than_needed(layout in layouts(), rows in 1u64..=999, less in 0u64..4096) {
+        let chunk = u64::from(layout.chunk_bytes());
+        prop_assert_eq!(layout.member_bytes_for(layout.capacity(rows * chunk)), rows * chunk);
+        let size = layout.capacity(rows * chunk) - less;
+        let members = layout.member_bytes_for(size);
+        prop_assert!(layout.capacity(members) >= size && layout.capacity(members - chunk) < size);
+        prop_assert!(layout.member_bytes_for(u64::MAX) > 1 << 56);
+    }
+
+    #[test]
     fn every_block_has_exactly_one_home_per_copy(layout in layouts(), rows in 1u64..=24) {
         let member_bytes = rows * u64::from(layout.chunk_bytes());
         let capacity = layout.capacity(member_bytes);

@@ -3,6 +3,7 @@
 mod degraded;
 mod edges;
 mod failure;
+mod grow;
 mod lifecycle;
 mod model;
 mod rig;

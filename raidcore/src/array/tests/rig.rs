@@ -219,7 +219,8 @@ impl Rig {
     /// What the disk's newer superblock copy says.
     pub(super) fn superblock(&self, disk: usize) -> Superblock {
         let copy = |at| Superblock::decode(&self.disks[disk].peek(at, 4096)).ok();
-        let [a, b] = meta::locations(self.config.size_bytes).map(copy);
+        let size_bytes = self.disks[disk].device().geometry().size_bytes;
+        let [a, b] = meta::locations(size_bytes).map(copy);
         [a, b].into_iter().flatten().max_by_key(|s| s.own.sequence).unwrap()
     }
 
@@ -268,7 +269,10 @@ fn start(
         .iter()
         .enumerate()
         .filter_map(|(i, disk)| {
-            let loaded = meta::load(&mut blocking(disk, clock, slab)).ok()?;
+            let mut dev = blocking(disk, clock, slab);
+            let mut loaded = meta::load(&mut dev).ok()?;
+            // What cannot be mended is gone on with, as by the daemon.
+            meta::mend(&mut dev, &mut loaded).ok();
             Some(Found {
                 device: format!("disk{i}"),
                 loaded,
