@@ -26,7 +26,7 @@ pub const MAX_HANDSHAKE_BYTES: u64 = 64 << 20;
 /// Options a client may send before it has chosen an export.
 pub const MAX_OPTIONS: u32 = 256;
 
-/// How long a client may take to choose an export.
+/// How long a client may take to choose an export, unless configured otherwise.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Longest message of a structured error reply.
@@ -45,11 +45,18 @@ pub const DEFAULT_CONNECTIONS: usize = 4096;
 /// Requests of one connection that are executed at once; further ones stay unread in its socket.
 pub const CONNECTION_QUEUE_DEPTH: u32 = 256;
 
-/// Payload of one connection in memory at once, received and not yet written or read and not yet sent, however
-/// much is free. One request of the largest size always fits.
-pub const CONNECTION_BYTES: u64 = 64 << 20;
+/// Connections of one client, an address or a unix user, unless configured otherwise; further ones are closed.
+pub const CLIENT_CONNECTIONS: usize = 1024;
 
-/// A connection that holds at most this much finds room also in what is kept back from all others.
+/// Requests of one client, on all of its connections, that are executed at once, unless configured otherwise.
+pub const CLIENT_REQUESTS: u32 = 1024;
+
+/// Payload of one client in memory at once, received and not yet written or read and not yet sent, however much is
+/// free, unless configured otherwise. One request of the largest size always fits.
+pub const CLIENT_BYTES: u64 = 64 << 20;
+
+/// A client, and a connection among those of its client, that holds at most this much finds room also in what is
+/// kept back from all others.
 pub const SMALL_SHARE_BYTES: u64 = 1 << 20;
 
 /// Memory of one receive when a connection is quiet, and when it keeps filling it.
@@ -70,7 +77,17 @@ pub const MAX_EXTENTS: usize = 1024;
 /// that an array has time to do without the member.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// How long a client may hold memory without taking or giving a byte while others wait for memory.
+/// How long a machine may be silent before its TCP connections are taken for dead, unless configured otherwise.
+pub const DEAD_PEER_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// Longest timeout that can be configured.
+pub const MAX_TIMEOUT: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// How often the log says that connections were refused.
+pub const REFUSAL_LOG_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long a client may hold memory without taking or giving a byte while others wait for memory, unless configured
+/// otherwise.
 pub const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How long a connection that is being closed may go without taking its last replies, before it is cut; and
@@ -117,7 +134,8 @@ pub const MAX_ADDRESSES: usize = 16;
 
 const _: () = assert!(MAX_OPTION_REPLY_BYTES > MAX_STRING_BYTES * 2 && MAX_URI_BYTES > 3 * MAX_STRING_BYTES);
 const _: () = assert!(MAX_REQUEST_BYTES as u64 <= raidcore::limits::MAX_REQUEST_BYTES);
-const _: () = assert!(MAX_REQUEST_BYTES as u64 <= CONNECTION_BYTES);
+const _: () = assert!(MAX_REQUEST_BYTES as u64 <= CLIENT_BYTES && SMALL_SHARE_BYTES <= CLIENT_BYTES);
+const _: () = assert!(CLIENT_CONNECTIONS < DEFAULT_CONNECTIONS);
 const _: () = assert!(MAX_DRAIN_BYTES > MAX_REQUEST_BYTES);
 const _: () =
     assert!(MAX_OPTION_BYTES > MAX_STRING_BYTES + 64 && MAX_OPTION_BYTES as u64 <= MAX_HANDSHAKE_BYTES);

@@ -15,7 +15,7 @@ mod outbox;
 mod payload;
 mod session;
 
-pub(crate) use budget::Pool;
+pub(crate) use budget::{Pool, Share};
 pub(crate) use flights::connection_of;
 pub(crate) use session::ExportState;
 pub use session::Traffic;
@@ -44,7 +44,6 @@ pub(crate) struct Context<'a> {
     pub(crate) exports: &'a Exports,
     pub(crate) states: &'a [Rc<ExportState>],
     pub(crate) engine: &'a mut dyn Engine,
-    pub(crate) pool: &'a Rc<Pool>,
     /// One more handle is a permit for a large receive; there are at most `max_large_receives`.
     pub(crate) large_receives: &'a Rc<()>,
     pub(crate) max_large_receives: usize,
@@ -85,6 +84,8 @@ pub(crate) fn connection_of_token(token: u64) -> u16 {
 #[derive(Debug)]
 pub(crate) struct Conn {
     pub(crate) peer: Peer,
+    /// What it shares with the other connections of its client.
+    share: Rc<Share>,
     fd: SharedFd,
     phase: Phase,
     /// Received and not yet taken apart.
@@ -95,8 +96,11 @@ pub(crate) struct Conn {
     outbox: Outbox,
     closing: bool,
     dead: bool,
-    /// When its socket last did something, or was given something to do.
-    last_event: Time,
+    accepted_at: Time,
+    /// When it was last given something to send, or had taken it.
+    sent_at: Time,
+    /// When it last sent something worth waiting for more: a few bytes of a payload are not.
+    received_at: Time,
     /// When it was first settled while closing.
     closing_since: Option<Time>,
     /// Held while the memory of a receive is large.
@@ -127,11 +131,12 @@ enum Receiving {
 
 impl Conn {
     /// A connection that was just accepted; the greeting is queued.
-    pub(crate) fn new(fd: SharedFd, peer: Peer, now: Time) -> Conn {
+    pub(crate) fn new(fd: SharedFd, peer: Peer, share: Rc<Share>, now: Time) -> Conn {
         let mut outbox = Outbox::default();
         outbox.push_bytes(&Handshake::greeting());
         Conn {
             peer,
+            share,
             fd,
             phase: Phase::Handshake(Handshake::new()),
             input: None,
@@ -140,7 +145,9 @@ impl Conn {
             outbox,
             closing: false,
             dead: false,
-            last_event: now,
+            accepted_at: now,
+            sent_at: now,
+            received_at: now,
             closing_since: None,
             large_receive: None,
         }
@@ -148,8 +155,8 @@ impl Conn {
 
     /// The end of a receive or a send.
     pub(crate) fn on_event(&mut self, event: Event, ctx: &mut Context<'_>) {
-        self.last_event = ctx.now;
         if event.token & 1 == SocketOp::Send as u64 {
+            self.sent_at = ctx.now;
             self.outbox.sent(match event.memory {
                 EventMemory::Parts(parts) => parts,
                 _ => Vec::new(),
@@ -159,6 +166,11 @@ impl Conn {
                 self.kill();
             }
         } else {
+            let is_little =
+                matches!(event.result, Ok(Outcome::Bytes(bytes)) if bytes < SMALL_RECEIVE_BYTES as u64);
+            if !(is_little && self.payload_left() > 0) {
+                self.received_at = ctx.now;
+            }
             self.on_received(event);
         }
         self.advance(ctx);
@@ -224,7 +236,7 @@ impl Conn {
             return;
         }
         if self.outbox.flush(ctx.port, &self.fd, ctx.token(SocketOp::Send)) {
-            self.last_event = ctx.now;
+            self.sent_at = ctx.now;
         }
         if self.closing {
             self.closing_since.get_or_insert(ctx.now);
@@ -272,14 +284,30 @@ impl Conn {
 
     /// If memory waits for the client, to take a reply or to send the rest of a payload: since when at the latest.
     pub(crate) fn holds_memory_since(&self) -> Option<Time> {
-        let Phase::Session(session) = &self.phase else { return None };
-        let on_client = self.outbox.is_sending() || session.payload_left() > 0;
-        (on_client && session.held_bytes() > 0 && !self.dead).then_some(self.last_event)
+        if self.dead || self.held_bytes() == 0 {
+            return None;
+        }
+        // Who takes no replies does not move, whatever it sends meanwhile.
+        match self.outbox.is_sending() {
+            true => Some(self.sent_at),
+            false => (self.payload_left() > 0).then_some(self.received_at),
+        }
+    }
+
+    /// When it has taken too long to choose, or has been silent for too long; not before that it need be looked at.
+    /// `None` if there is no such time.
+    pub(crate) fn deadline(&self, handshake: Duration, idle: Option<Duration>, now: Time) -> Option<Time> {
+        match self.phase {
+            _ if self.closing || self.dead => None,
+            Phase::Handshake(_) => Some(self.accepted_at + handshake),
+            Phase::Session(_) if self.in_flight() > 0 => idle.map(|idle| now + idle),
+            Phase::Session(_) => idle.map(|idle| self.sent_at.max(self.received_at) + idle),
+        }
     }
 
     /// If it is being closed and only its client's taking the last replies is waited for: when it is cut.
     pub(crate) fn drain_until(&self) -> Option<Time> {
-        let since = self.closing_since?.max(self.last_event);
+        let since = self.closing_since?.max(self.sent_at);
         let large = Duration::from_millis(self.held_bytes() * 1000 / DRAIN_BYTES_PER_SECOND);
         (!self.dead && self.in_flight() == 0).then(|| since + DRAIN_TIMEOUT + large)
     }
@@ -321,6 +349,14 @@ impl Conn {
         }
     }
 
+    /// Bytes it still owes to a payload.
+    fn payload_left(&self) -> u64 {
+        match &self.phase {
+            Phase::Session(session) => session.payload_left(),
+            Phase::Handshake(_) => 0,
+        }
+    }
+
     fn close_none<T>(&mut self) -> Option<T> {
         self.close();
         None
@@ -334,7 +370,7 @@ impl Conn {
             return self.close();
         };
         tracing::info!(peer = %self.peer, export = %export.name, "client attached");
-        let budget = Budget::new(ctx.pool);
+        let budget = Budget::new(&self.share);
         let terms = Terms::of(&export, chosen.style);
         self.phase = Phase::Session(Box::new(Session::new(terms, Rc::clone(state), budget)));
     }

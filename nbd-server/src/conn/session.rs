@@ -183,6 +183,7 @@ impl Session {
             return;
         };
         self.export.in_flight.set(self.export.in_flight.get() - 1);
+        self.budget.end_request();
         let style = self.stream.terms().style;
         match (completion.result, flight.kind) {
             (Err(error), _) => self.fail(flight.cookie, &error, out),
@@ -246,7 +247,7 @@ impl Session {
     }
 
     fn is_device_full(&self) -> bool {
-        self.export.in_flight.get() >= self.export.queue_depth
+        self.export.in_flight.get() >= self.export.queue_depth || self.budget.is_out_of_requests()
     }
 
     /// Memory for a payload. Want of it is noted, of a client that holds none: then clients that hold memory for
@@ -285,6 +286,7 @@ impl Session {
         let tag: Tag =
             self.flights.insert(ctx.connection, ctx.next_generation(), Flight { cookie, kind, charge });
         self.export.in_flight.set(self.export.in_flight.get() + 1);
+        self.budget.begin_request();
         ctx.submitted = true;
         ctx.engine.submit(self.export.id, Request { tag, op, deadline: ctx.deadline });
     }

@@ -3,6 +3,7 @@
 //! Invariant: connections and accepts under way together never exceed the limit of connections, so that every
 //! client that is accepted has a place.
 
+use super::clients::ClientLimits;
 use super::host::{Host, ListenerId};
 use crate::access::Peer;
 use crate::conn::Conn;
@@ -13,8 +14,9 @@ use raidcore::time::Time;
 use raidcore::uring::{Event, Outcome, Port, SharedFd};
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Tokens of listeners have this bit, those of connections have not.
 const LISTENER_TOKEN: u64 = 1 << 63;
@@ -111,23 +113,24 @@ pub(super) fn on_event<E: Engine>(host: &mut Host<E>, event: Event) {
         }
     };
     let tcp = matches!(entry.listener.addr(), ListenAddr::Tcp(_));
-    match welcome(fd, tcp) {
+    match welcome(fd, tcp, host.clients.limits()) {
         Ok((fd, peer)) => {
+            // Dropped, it is closed.
+            let Some(share) = host.clients.enter(&peer, now) else { return };
             tracing::debug!(%peer, "client connected");
-            host.insert(Conn::new(fd, peer, now));
+            host.insert(Conn::new(fd, peer, share, now));
         }
         Err(error) => tracing::debug!(%error, "client was gone before it was accepted"),
     }
 }
 
 /// Prepares a client's socket and finds out who it is.
-fn welcome(fd: OwnedFd, tcp: bool) -> std::io::Result<(SharedFd, Peer)> {
+fn welcome(fd: OwnedFd, tcp: bool, limits: &ClientLimits) -> std::io::Result<(SharedFd, Peer)> {
     use rustix::net::sockopt;
     let peer = if tcp {
         // Replies are whole when they are sent: waiting for more of them only costs time.
         sockopt::set_tcp_nodelay(fd.as_fd(), true)?;
-        // A client whose machine died is noticed.
-        sockopt::set_socket_keepalive(fd.as_fd(), true)?;
+        notice_death(fd.as_fd(), limits.dead_peer_timeout)?;
         let addr = rustix::net::getpeername(&fd)?.map(SocketAddr::try_from);
         let Some(Ok(addr)) = addr else { return Err(io::ErrorKind::NotConnected.into()) };
         Peer::Tcp(SocketAddr::new(addr.ip().to_canonical(), addr.port()))
@@ -140,4 +143,16 @@ fn welcome(fd: OwnedFd, tcp: bool) -> std::io::Result<(SharedFd, Peer)> {
         }
     };
     Ok((Arc::new(fd), peer))
+}
+
+/// A client whose machine died is noticed: when it is silent the kernel asks it after half of `after` and then three
+/// times more; when it was sent something it is given up after `after`.
+fn notice_death(fd: BorrowedFd<'_>, after: Duration) -> io::Result<()> {
+    use rustix::net::sockopt;
+    const PROBES: u32 = 3;
+    sockopt::set_socket_keepalive(fd, true)?;
+    sockopt::set_tcp_keepidle(fd, after / 2)?;
+    sockopt::set_tcp_keepintvl(fd, (after / 2 / (PROBES + 1)).max(Duration::from_secs(1)))?;
+    sockopt::set_tcp_keepcnt(fd, PROBES)?;
+    Ok(sockopt::set_tcp_user_timeout(fd, u32::try_from(after.as_millis()).unwrap_or(u32::MAX))?)
 }

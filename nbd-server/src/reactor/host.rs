@@ -7,19 +7,20 @@
 //! - `dirty` lists each place with `is_dirty` once: those to be settled at the end of the turn.
 
 use super::accept::Accepting;
+use super::clients::Clients;
 use super::stop::Stopping;
+use super::watch::Watch;
 use super::{Io, ReactorConfig, SpawnError};
 use crate::access::{Access, Peer};
 use crate::conn::{Conn, Context, ExportState, Pool, Traffic};
 use crate::engine::Engine;
 use crate::export::{Export, ExportError, ExportId, Exports};
-use crate::limits::{HANDSHAKE_TIMEOUT, LARGE_RECEIVE_BYTES, MAX_LISTENERS, SMALL_RECEIVE_BYTES};
+use crate::limits::{LARGE_RECEIVE_BYTES, MAX_LISTENERS, SMALL_RECEIVE_BYTES};
 use crate::listen::Listener;
 use raidcore::buf::Slab;
 use raidcore::time::{Clock, Time};
 use raidcore::uring::{Port, Ring};
 use std::cell::Cell;
-use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -75,9 +76,8 @@ pub struct Host<E> {
     next_connection: u64,
     pub(super) accepting: Accepting,
     pub(super) stopping: Stopping,
-    /// Handshakes in the order of their deadlines.
-    handshakes: VecDeque<(Time, u16, ConnectionId)>,
-    pool: Rc<Pool>,
+    pub(super) clients: Clients,
+    watch: Watch,
     /// One handle is here, and one with each connection whose receive is large.
     large_receives: Rc<()>,
     max_large_receives: usize,
@@ -118,7 +118,10 @@ pub(super) fn check(config: &ReactorConfig) -> Result<(), SpawnError> {
     if config.name.contains('\0') || config.request_timeout.is_zero() || config.stall_timeout.is_zero() {
         return Err(SpawnError::Config("name or a timeout is not usable".to_owned()));
     }
-    Ok(())
+    match config.clients.trouble() {
+        Some(trouble) => Err(SpawnError::Config(trouble.to_owned())),
+        None => Ok(()),
+    }
 }
 
 impl<E> Host<E> {
@@ -264,27 +267,38 @@ impl<E> Host<E> {
         self.next_connection += 1;
         let place = self.places[usize::from(index)].insert(Place { id, is_dirty: false, conn });
         mark(place, index, &mut self.dirty);
-        self.handshakes.push_back((self.io.clock.now() + HANDSHAKE_TIMEOUT, index, id));
+        let limits = self.clients.limits();
+        let first =
+            limits.idle_timeout.map_or(limits.handshake_timeout, |idle| idle.min(limits.handshake_timeout));
+        self.watch.add(self.io.clock.now() + first, id, index);
+        let (live, places) = (self.live(), &self.places);
+        self.watch.tidy(live, |id, index| is_there(places, id, index));
     }
 
-    /// When the next handshake has taken too long.
-    pub(super) fn next_handshake_deadline(&self) -> Option<Time> {
-        self.handshakes.front().map(|(deadline, ..)| *deadline)
+    /// When the next connection is to be looked at.
+    pub(super) fn next_look(&self) -> Option<Time> {
+        self.watch.next()
     }
 
-    /// Closes clients that have taken too long to choose.
-    pub(super) fn end_late_handshakes(&mut self, now: Time) {
-        while let Some(&(deadline, index, id)) = self.handshakes.front() {
-            let place = self.places.get(usize::from(index)).and_then(Option::as_ref);
-            let waits = place.is_some_and(|place| place.id == id && place.conn.is_in_handshake());
-            if waits && deadline > now {
-                return;
+    /// Closes clients that have taken too long to choose, or have been silent for too long.
+    pub(super) fn close_late(&mut self, now: Time) {
+        while let Some((id, index)) = self.watch.pop_due(now) {
+            let limits = self.clients.limits();
+            let (handshake, idle) = (limits.handshake_timeout, limits.idle_timeout);
+            let conn = self.conn(index).filter(|_| is_there(&self.places, id, index));
+            let Some(conn) = conn else { continue };
+            match conn.deadline(handshake, idle, now) {
+                None => {}
+                Some(at) if at > now => self.watch.add(at, id, index),
+                Some(_) if conn.is_in_handshake() => {
+                    tracing::info!(peer = %conn.peer, "a client did not choose an export in time");
+                    self.change(index, Conn::kill);
+                }
+                Some(_) => {
+                    tracing::info!(peer = %conn.peer, "a client was silent for too long");
+                    self.change(index, Conn::close);
+                }
             }
-            if waits {
-                tracing::info!("a client did not choose an export in time");
-                self.change(index, Conn::kill);
-            }
-            self.handshakes.pop_front();
         }
     }
 
@@ -331,6 +345,7 @@ impl<E> Host<E> {
         let gone = self.conn(index).is_some_and(Conn::is_gone);
         if gone && let Some(place) = self.places[usize::from(index)].take() {
             tracing::debug!(peer = %place.conn.peer, "connection closed");
+            self.clients.leave(&place.conn.peer);
             self.free.push(index);
         }
         gone
@@ -362,8 +377,8 @@ impl<E: Engine> Host<E> {
             next_connection: 1,
             accepting: Accepting::new(config.max_connections),
             stopping: Stopping::No,
-            handshakes: VecDeque::new(),
-            pool: Pool::new(total / 2),
+            clients: Clients::new(config.clients, Pool::new(total / 2)),
+            watch: Watch::default(),
             large_receives: Rc::new(()),
             // An eighth of the memory, beside the quarter that the small ones may take.
             max_large_receives: total as usize / 8 / LARGE_RECEIVE_BYTES,
@@ -390,7 +405,6 @@ impl<E: Engine> Host<E> {
             exports: &self.exports,
             states: &self.states,
             engine: &mut self.engine,
-            pool: &self.pool,
             large_receives: &self.large_receives,
             max_large_receives: self.max_large_receives,
             deadline: self.io.clock.now() + self.request_timeout,
@@ -405,6 +419,10 @@ impl<E: Engine> Host<E> {
         self.starved |= context.starved && place.conn.holds_memory_since().is_none();
         true
     }
+}
+
+fn is_there(places: &[Option<Place>], id: ConnectionId, index: u16) -> bool {
+    matches!(places.get(usize::from(index)), Some(Some(place)) if place.id == id)
 }
 
 fn mark(place: &mut Place, index: u16, dirty: &mut Vec<u16>) {

@@ -19,11 +19,14 @@
 //! ```
 
 mod accept;
+mod clients;
 mod host;
 mod mailbox;
 mod stop;
 mod turn;
+mod watch;
 
+pub use clients::ClientLimits;
 pub use host::{ConnectionId, ConnectionInfo, Host, HostError, ListenerId};
 pub use stop::StopReport;
 
@@ -52,6 +55,8 @@ pub struct ReactorConfig {
     pub request_timeout: Duration,
     /// How long a client may hold memory without taking or giving a byte while others wait for memory.
     pub stall_timeout: Duration,
+    /// What one client may use.
+    pub clients: ClientLimits,
 }
 
 impl ReactorConfig {
@@ -64,6 +69,7 @@ impl ReactorConfig {
             max_connections: DEFAULT_CONNECTIONS,
             request_timeout: REQUEST_TIMEOUT,
             stall_timeout: STALL_TIMEOUT,
+            clients: ClientLimits::default(),
         }
     }
 

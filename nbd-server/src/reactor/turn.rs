@@ -36,7 +36,7 @@ pub(super) fn run<E: Engine>(host: &mut Host<E>, mailbox: &Mailbox<E>) {
         }
         drive_devices(host, &mut done);
         let now = host.io.clock.now();
-        host.end_late_handshakes(now);
+        host.close_late(now);
         host.cut_stalled(now);
         host.cut_drained(now);
         settle(host);
@@ -53,7 +53,7 @@ fn wake_at<E: Engine>(host: &Host<E>) -> Option<Time> {
     let now = host.io.clock.now();
     let times = [
         host.engine.wake_at(),
-        host.next_handshake_deadline(),
+        host.next_look(),
         host.accepting.wake_at(now),
         host.stopping.wake_at(),
         host.next_stall(),

@@ -6,7 +6,9 @@ use nbd_server::export::{Export, ExportId};
 use nbd_server::listen::{ListenAddr, Listener};
 use nbd_server::reactor::{Reactor, ReactorConfig, ReactorHandle};
 use raidcore::dev::BlockDev;
+use std::cell::OnceCell;
 use std::io::{Read, Write};
+use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -14,11 +16,12 @@ use std::time::{Duration, Instant};
 /// How long a test waits for what must happen.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A server with one export, `vol`, on a unix socket in a folder of its own.
+/// A server with one export, `vol`, on a unix socket in a folder of its own; on a TCP port, too, once one is used.
 pub struct Server {
     pub reactor: Option<Reactor<Devices>>,
     pub handle: ReactorHandle<Devices>,
     pub path: PathBuf,
+    addr: OnceCell<SocketAddr>,
     _dir: tempfile::TempDir,
 }
 
@@ -42,11 +45,35 @@ impl Server {
                 host.add_listener(listener).unwrap();
             })
             .unwrap();
-        Server { reactor: Some(reactor), handle, path, _dir: dir }
+        Server { reactor: Some(reactor), handle, path, addr: OnceCell::new(), _dir: dir }
     }
 
     pub fn connect(&self, structured: bool) -> Client {
         Client::connect(&self.path, structured)
+    }
+
+    /// Connects from 127.0.0.`host`: a client of its own for each.
+    pub fn connect_from(&self, host: u8, structured: bool) -> Client {
+        Client::on(self.open_from(host), structured)
+    }
+
+    /// Where it listens for TCP.
+    pub fn addr(&self) -> SocketAddr {
+        *self.addr.get_or_init(|| {
+            let listener = Listener::bind(&"tcp:127.0.0.1:0".parse().unwrap()).unwrap();
+            let ListenAddr::Tcp(addr) = *listener.addr() else { panic!("a port") };
+            self.handle.call(|host| host.add_listener(listener).unwrap()).unwrap();
+            addr
+        })
+    }
+
+    pub fn open_from(&self, host: u8) -> UnixStream {
+        use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
+        let stream = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+        bind(&stream, &SocketAddr::from(([127, 0, 0, host], 0))).unwrap();
+        connect(&stream, &self.addr()).unwrap();
+        // To read and to write, one stream is like another.
+        with_patience(UnixStream::from(stream))
     }
 
     /// Waits until the reactor has neither connections nor memory in use.
@@ -119,7 +146,10 @@ pub fn hello(structured: bool) -> Vec<u8> {
 }
 
 pub fn open(path: &Path) -> UnixStream {
-    let stream = UnixStream::connect(path).unwrap();
+    with_patience(UnixStream::connect(path).unwrap())
+}
+
+fn with_patience(stream: UnixStream) -> UnixStream {
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream.set_write_timeout(Some(PATIENCE)).unwrap();
     stream
@@ -127,7 +157,11 @@ pub fn open(path: &Path) -> UnixStream {
 
 impl Client {
     pub fn connect(path: &Path, structured: bool) -> Client {
-        let mut client = Client { stream: open(path), structured, size: 0, flags: 0 };
+        Client::on(open(path), structured)
+    }
+
+    pub fn on(stream: UnixStream, structured: bool) -> Client {
+        let mut client = Client { stream, structured, size: 0, flags: 0 };
         assert_eq!(client.take(18), b"NBDMAGICIHAVEOPT\0\x03");
         client.send(&hello(structured));
         let mut acks = if structured { 2 } else { 1 };
