@@ -8,7 +8,8 @@ use raidcore::uring::SharedFd;
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -36,6 +37,9 @@ pub enum ListenError {
     /// There is something at the path that is no socket.
     #[error("{0} exists and is not a socket: remove it or choose another path")]
     NotASocket(PathBuf),
+    /// A socket that was handed to us is not one that clients can connect to.
+    #[error("it is {0}, not a listening stream socket with a unix path or a TCP port")]
+    NotAListener(&'static str),
     /// The system refuses.
     #[error("cannot listen on {addr}: {source}")]
     Io {
@@ -95,6 +99,54 @@ impl Listener {
         }
     }
 
+    /// Takes over a socket that listens already: one of systemd's, or of the server that was here before. The file of
+    /// a unix socket stays whoever's it is; see [`Listener::own_file`].
+    pub fn inherited(fd: OwnedFd) -> Result<Listener, ListenError> {
+        use rustix::net::{AddressFamily, SocketType, sockopt};
+        let refused = |_| ListenError::NotAListener("no socket");
+        if sockopt::socket_type(&fd).map_err(refused)? != SocketType::STREAM {
+            return Err(ListenError::NotAListener("a socket without connections"));
+        }
+        let family = sockopt::socket_domain(&fd).map_err(refused)?;
+        if !matches!(family, AddressFamily::UNIX | AddressFamily::INET | AddressFamily::INET6) {
+            return Err(ListenError::NotAListener("a socket of another protocol"));
+        }
+        if !sockopt::socket_acceptconn(&fd).map_err(refused)? {
+            return Err(ListenError::NotAListener("a socket that does not listen"));
+        }
+        let local = rustix::net::getsockname(&fd).map_err(refused)?;
+        let addr = if family == AddressFamily::UNIX {
+            let unix = rustix::net::SocketAddrUnix::try_from(local).map_err(refused)?;
+            let path = unix.path().ok_or(ListenError::NotAListener("a unix socket without a file"))?;
+            ListenAddr::Unix(PathBuf::from(std::ffi::OsStr::from_bytes(path.to_bytes())))
+        } else {
+            ListenAddr::Tcp(SocketAddr::try_from(local).map_err(refused)?)
+        };
+        // A ring waits for clients by itself, but only where the socket says that it may be waited for.
+        rustix::io::ioctl_fionbio(&fd, false).map_err(refused)?;
+        Ok(Listener { addr, fd: Arc::new(fd), file: None })
+    }
+
+    /// The same socket once more, to be served. Its file stays with the original.
+    pub fn share(&self) -> Listener {
+        Listener { addr: self.addr.clone(), fd: Arc::clone(&self.fd), file: None }
+    }
+
+    /// Says whether the file of a unix socket is removed when this is dropped.
+    pub fn own_file(&mut self, own: bool) {
+        self.file = match &self.addr {
+            ListenAddr::Unix(path) if own => {
+                std::fs::symlink_metadata(path).ok().map(|found| (found.dev(), found.ino()))
+            }
+            _ => None,
+        };
+    }
+
+    /// True if dropping it removes the file of a unix socket.
+    pub fn owns_file(&self) -> bool {
+        self.file.is_some()
+    }
+
     /// Where it listens; a port that was asked for as 0 is the one that was taken.
     pub fn addr(&self) -> &ListenAddr {
         &self.addr
@@ -134,6 +186,12 @@ fn remove_stale(path: &Path) -> Result<(), ListenError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         // A full queue, a permission, or an answer: somebody is there.
         Ok(_) | Err(_) => Err(ListenError::Live(path.to_owned())),
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
     }
 }
 
@@ -181,6 +239,39 @@ mod tests {
         std::fs::write(&path, b"precious").unwrap();
         assert!(matches!(Listener::bind(&addr), Err(ListenError::NotASocket(_))));
         assert_eq!(std::fs::read(&path).unwrap(), b"precious");
+    }
+
+    #[test]
+    fn a_shared_listener_leaves_the_file_to_the_original() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let mut listener = Listener::bind(&ListenAddr::Unix(path.clone())).unwrap();
+        drop(listener.share());
+        assert!(path.exists() && listener.owns_file());
+        listener.own_file(false);
+        let fd = listener.as_fd().try_clone_to_owned().unwrap();
+        drop(listener);
+        assert!(path.exists());
+        let mut heir = Listener::inherited(fd).unwrap();
+        assert_eq!(heir.addr(), &ListenAddr::Unix(path.clone()));
+        UnixStream::connect(&path).unwrap();
+        heir.own_file(true);
+        drop(heir);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn only_a_listening_stream_socket_is_inherited() {
+        let refused = |fd: OwnedFd| Listener::inherited(fd).unwrap_err().to_string();
+        let (one, _other) = UnixStream::pair().unwrap();
+        assert!(refused(one.into()).contains("does not listen"));
+        let datagram = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        assert!(refused(datagram.into()).contains("without connections"));
+        let file = tempfile::tempfile().unwrap();
+        assert!(refused(file.into()).contains("no socket"));
+        let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = ListenAddr::Tcp(tcp.local_addr().unwrap());
+        assert_eq!(Listener::inherited(tcp.into()).unwrap().addr(), &addr);
     }
 
     #[test]

@@ -28,7 +28,7 @@ mod watch;
 
 pub use clients::ClientLimits;
 pub use host::{ConnectionId, ConnectionInfo, Host, HostError, ListenerId};
-pub use stop::StopReport;
+pub use stop::{StopLimits, StopReport};
 
 use crate::engine::Engine;
 use crate::limits::{CALL_TIMEOUT, DEFAULT_CONNECTIONS, REQUEST_TIMEOUT, STALL_TIMEOUT};
@@ -207,9 +207,15 @@ impl<E> ReactorHandle<E> {
     /// `drain`, connections are closed, the exports flushed, the engine stopped. Returns when that is done, or
     /// when `drain` is over and what then hung was given up. A second stop waits for the first.
     pub fn stop(&self, drain: Duration) -> Result<StopReport, CallError> {
+        self.stop_within(StopLimits::each(drain))
+    }
+
+    /// As [`ReactorHandle::stop`], with limits of their own for clients and devices.
+    pub fn stop_within(&self, limits: StopLimits) -> Result<StopReport, CallError> {
         let (answer, answered) = sync_channel(1);
-        self.post(Box::new(move |host| host.begin_stop(drain, answer)))?;
-        wait(&answered, drain.saturating_mul(3).saturating_add(CALL_TIMEOUT))
+        self.post(Box::new(move |host| host.begin_stop(limits, answer)))?;
+        let most = limits.devices.saturating_mul(2).saturating_add(limits.clients);
+        wait(&answered, most.saturating_add(CALL_TIMEOUT))
     }
 
     fn post(&self, mail: Mail<E>) -> Result<(), CallError> {

@@ -27,6 +27,22 @@ impl StopReport {
     }
 }
 
+/// How long a stop may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StopLimits {
+    /// For clients: to have answered what is in flight, and to have taken the answers.
+    pub clients: Duration,
+    /// For devices, twice: to flush, and to be closed. What is given up here costs a resync.
+    pub devices: Duration,
+}
+
+impl StopLimits {
+    /// The same for each step.
+    pub fn each(limit: Duration) -> StopLimits {
+        StopLimits { clients: limit, devices: limit }
+    }
+}
+
 /// In place of a connection's number in the tags of the last flushes.
 pub(super) const NO_CONNECTION: u16 = u16::MAX;
 
@@ -40,8 +56,8 @@ pub(super) enum Stopping {
 
 pub(super) struct Going {
     step: Step,
-    /// How long each step may take.
-    limit: Duration,
+    /// How long flushing and closing may take, each.
+    devices: Duration,
     until: Time,
     report: StopReport,
     /// Exports being flushed; the place is in the tag.
@@ -84,7 +100,7 @@ impl Stopping {
 }
 
 impl<E> Host<E> {
-    pub(super) fn begin_stop(&mut self, limit: Duration, waiting: SyncSender<StopReport>) {
+    pub(super) fn begin_stop(&mut self, limits: StopLimits, waiting: SyncSender<StopReport>) {
         if let Stopping::Going(going) = &mut self.stopping {
             return going.waiting.push(waiting);
         }
@@ -93,8 +109,8 @@ impl<E> Host<E> {
         self.close_where(|_| true);
         self.stopping = Stopping::Going(Box::new(Going {
             step: Step::Connections,
-            limit,
-            until: self.io.clock.now() + limit,
+            devices: limits.devices,
+            until: self.io.clock.now() + limits.clients,
             report: StopReport::default(),
             flushing: Vec::new(),
             waiting: vec![waiting],
@@ -137,7 +153,7 @@ pub(super) fn advance<E: Engine>(host: &mut Host<E>, now: Time) {
     };
     if let Some(step) = next {
         going.step = step;
-        going.until = now + going.limit;
+        going.until = now + going.devices;
         // The step is looked at again before the reactor sleeps.
         host.submitted = true;
     }
@@ -145,7 +161,7 @@ pub(super) fn advance<E: Engine>(host: &mut Host<E>, now: Time) {
 }
 
 fn submit_flushes<E: Engine>(host: &mut Host<E>, going: &mut Going) {
-    let deadline = host.io.clock.now() + going.limit;
+    let deadline = host.io.clock.now() + going.devices;
     let writable: Vec<_> = host.exports().iter().filter(|e| !e.geometry.read_only).cloned().collect();
     for export in writable {
         let tag = Tag(u64::from(NO_CONNECTION) << 48 | going.flushing.len() as u64);
