@@ -6,6 +6,7 @@
 use crate::size::Size;
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// RAID arrays served as network block devices.
 #[derive(Parser, Debug)]
@@ -136,7 +137,9 @@ pub struct CreateArgs {
                         The configuration file (what the command line says wins):\n  \
                         listen = [\"unix:/run/raidctl/nbd.sock\"]\n  control = \"/run/raidctl/control.sock\"\n  \
                         devices = [\"/dev/sdb\", \"/dev/sdc\"]\n\n\
-                        SIGTERM and SIGINT stop it cleanly; a second signal stops it at once."
+                        SIGTERM and SIGINT stop it cleanly; a second signal stops it at once.\n\n\
+                        A new version, without an error for clients that reconnect:\n  \
+                        raidctl serve --takeover --config /etc/raidctl.toml"
 )]
 pub struct ServeArgs {
     /// Configuration file (TOML)
@@ -152,6 +155,12 @@ pub struct ServeArgs {
     /// Start arrays that refuse to start without you having looked: the message says which and why
     #[arg(long)]
     pub force: bool,
+    /// How long a stop waits for clients to have their requests answered; the rest is cut
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration)]
+    pub drain: Duration,
+    /// Take sockets and arrays over from the daemon at the control socket; its clients see a pause
+    #[arg(long)]
+    pub takeover: bool,
     /// Block devices or files with arrays on them
     #[arg(value_name = "DEV")]
     pub devices: Vec<PathBuf>,

@@ -2,81 +2,114 @@
 //! stacked on each other.
 //!
 //! Threads: the reactor, which owns devices, arrays and connections and never waits for anybody; the control threads
-//! and the herald, which logs events; and the caller's, which waits for a signal. They share the [`Window`].
+//! and the herald, which logs events; and the caller's. They share the [`Window`].
 
 use crate::control::server::ControlServer;
 use crate::control::socket::OwnedSocket;
+use crate::control::takeover::ArrayName;
 use crate::desk::FrontDesk;
 use crate::devices::{Bench, refuse_twins};
-use crate::events::{EventRecord, Severity};
 use crate::failure::{Context, Failure, Outcome};
+use crate::herald::Herald;
 use crate::house::{House, Window};
 use crate::report::StatusReport;
-use crate::signals::{StopRequest, stop_on_signal};
+use crate::signals::Wish;
+use crate::succession::{Estate, SuccessionDesk};
 use nbd_server::export::Export;
 use nbd_server::listen::{ListenAddr, Listener};
-use nbd_server::reactor::{CallError, Io, Reactor, ReactorConfig, StopReport};
+use nbd_server::reactor::{CallError, Io, Reactor, ReactorConfig, StopLimits, StopReport};
 use raidcore::array::{Array, ArrayOptions};
 use raidcore::dev::BlockDev;
 use raidcore::meta::{self, Assembly, Found, LeftOutReason, LoadError, StoreError};
 use raidcore::uring::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::thread::JoinHandle;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{SyncSender, channel};
 use std::time::{Duration, Instant};
 
-/// How long each step of a clean stop may take: connections, flushes, arrays.
-const DRAIN: Duration = Duration::from_secs(60);
-/// How long the reactor may take to end after that: its rings wait for what they cancelled.
+/// How long the reactor may take to end after a stop: its rings wait for what they cancelled.
 const LAST_WAIT: Duration = Duration::from_secs(5);
-/// How often the daemon looks whether its reactor lives.
-const PULSE: Duration = Duration::from_secs(5);
 
-/// What a daemon is made of.
-pub struct Setup {
+/// What to serve.
+#[derive(Clone, Debug)]
+pub struct Plan {
     /// What to look for arrays on; absolute.
     pub devices: Vec<PathBuf>,
-    /// Where it listens.
-    pub listen: Vec<Listener>,
-    /// Its control socket.
-    pub control: PathBuf,
     /// Start arrays that refuse to start without somebody having looked.
     pub force: bool,
+    /// Arrays without which nothing is served.
+    pub required: Vec<ArrayName>,
 }
 
-/// A daemon that serves.
-pub struct Daemon {
+/// Where it is served.
+pub struct Places {
+    /// For clients.
+    pub listen: Vec<Listener>,
+    /// For control.
+    pub control: Arc<OwnedSocket>,
+    /// Of those for clients, the service manager's.
+    pub of_manager: Vec<ListenAddr>,
+}
+
+impl Places {
+    /// Sockets of our own.
+    pub fn new(listen: Vec<Listener>, control: OwnedSocket) -> Places {
+        Places { listen, control: Arc::new(control), of_manager: Vec::new() }
+    }
+}
+
+/// Whom it serves beside clients.
+pub struct Company {
+    /// Who asks for the status, and follows the events.
+    pub window: Arc<Window>,
+    /// What a new process that wants to take over is offered,
+    pub estate: Estate,
+    /// and who is told of it.
+    pub post: SyncSender<Wish>,
+}
+
+/// Arrays being served: everything between the sockets and the devices. It can be stopped and started again.
+pub struct Service {
     reactor: Reactor<House>,
     control: ControlServer,
     herald: Herald,
     exports: Vec<Export>,
-    stop: StopRequest,
 }
 
-impl Daemon {
-    /// Assembles what can be assembled, exports it, and opens the control socket last: who can connect to it finds
-    /// everything else in place. Fails if there is nothing to serve; the log says what is wrong with each device.
-    pub fn start(setup: Setup) -> Outcome<Daemon> {
-        refuse_twins(&setup.devices)?;
+/// How a stop went.
+pub struct Ending {
+    /// What went wrong, as a sentence.
+    pub trouble: Option<String>,
+    /// What still hangs in the kernel and keeps this process and its devices, as a sentence.
+    pub held_up: Option<String>,
+}
+
+impl Service {
+    /// Assembles what can be assembled, exports it, and answers at the control socket last: who is answered there
+    /// finds everything else in place. Fails if there is nothing to serve; the log says what is wrong with each device.
+    pub fn start(plan: &Plan, places: &Places, company: &Company) -> Outcome<Service> {
+        let Company { window, estate, post } = company;
+        refuse_twins(&plan.devices)?;
         raise_descriptor_limit();
-        // Before anything is written: a signal that comes early stops cleanly, too.
-        let stop = stop_on_signal()?;
-        let socket = OwnedSocket::bind(&setup.control)?;
-        let window = Arc::new(Window::default());
-        let herald = Herald::start(Arc::clone(&window))?;
+        window.events.open();
+        let herald = Herald::start(Arc::clone(window))?;
         let reactor = Reactor::spawn(ReactorConfig::server(), {
-            let (devices, force, window) = (setup.devices, setup.force, Arc::clone(&window));
-            move |io| furnish(io, &devices, force, window).map_err(|failure| failure.to_string().into())
+            let (plan, window) = (plan.clone(), Arc::clone(window));
+            move |io| {
+                furnish(io, &plan.devices, plan.force, window).map_err(|failure| failure.to_string().into())
+            }
         })
         .map_err(Failure::new)?;
         let handle = reactor.handle();
-        let listeners = setup.listen;
-        let exports = handle.call(move |host| open_house(host, listeners)).map_err(no_reactor)??;
-        let desk = Arc::new(FrontDesk::new(handle, window));
-        let control = ControlServer::start(socket, desk)?;
-        Ok(Daemon { reactor, control, herald, exports, stop })
+        let listeners = places.listen.iter().map(Listener::share).collect();
+        let required = plan.required.clone();
+        let exports =
+            handle.call(move |host| open_house(host, listeners, &required)).map_err(no_reactor)??;
+        let desk = FrontDesk::new(handle, Arc::clone(window));
+        let desk = Arc::new(SuccessionDesk::new(desk, Arc::clone(window), estate.clone(), post.clone()));
+        let control = ControlServer::start(Arc::clone(&places.control), desk)?;
+        Ok(Service { reactor, control, herald, exports })
     }
 
     /// What is exported.
@@ -84,37 +117,23 @@ impl Daemon {
         &self.exports
     }
 
-    /// Serves until the first SIGINT or SIGTERM, then stops cleanly.
-    pub fn run(mut self) -> Outcome<()> {
-        let handle = self.reactor.handle();
-        loop {
-            match self.stop.stopped.recv_timeout(PULSE) {
-                Ok(()) | Err(RecvTimeoutError::Disconnected) => break,
-                Err(RecvTimeoutError::Timeout) => {}
-            }
-            match handle.call(|_| ()) {
-                Ok(()) => {}
-                Err(CallError::Gone) => return Err(no_reactor(CallError::Gone)),
-                Err(error) => tracing::error!("{error}: a device may hang in the kernel; see dmesg"),
-            }
-        }
-        let report = handle.stop(DRAIN).map_err(no_reactor)?;
+    /// Asks the reactor whether it lives.
+    pub fn answers(&self) -> Result<(), CallError> {
+        self.reactor.handle().call(|_| ())
+    }
+
+    /// Lets clients finish, flushes, marks the arrays clean and lets go of the devices. `is_clean` is set as soon as
+    /// nothing is left to lose.
+    pub fn stop(mut self, limits: StopLimits, is_clean: &AtomicBool) -> Outcome<Ending> {
+        let report = self.reactor.handle().stop_within(limits).map_err(no_reactor)?;
         let trouble = describe(&report).or_else(|| self.herald.unclean());
-        self.stop.is_clean.store(trouble.is_none(), Ordering::Release);
+        is_clean.store(trouble.is_none(), Ordering::Release);
         self.control.stop();
         let has_ended = join(self.reactor);
         let trouble = trouble.or_else(|| self.herald.unclean());
         self.herald.finish();
-        let outcome = match trouble {
-            Some(trouble) => Err(Failure::new(trouble)),
-            None => Ok(()),
-        };
-        match (has_ended, outcome.is_ok()) {
-            (true, true) => tracing::info!("stopped"),
-            (true, false) => {}
-            (false, _) => tracing::warn!("{}", held_up(&self.herald.window.status.lock())),
-        }
-        outcome
+        let held_up = (!has_ended).then(|| held_up(&self.herald.window.status.lock()));
+        Ok(Ending { trouble, held_up })
     }
 }
 
@@ -178,7 +197,16 @@ fn no_reactor(error: CallError) -> Failure {
 }
 
 /// On the reactor: offers what the house has, and lets clients in.
-fn open_house(host: &mut nbd_server::reactor::Host<House>, listeners: Vec<Listener>) -> Outcome<Vec<Export>> {
+fn open_house(
+    host: &mut nbd_server::reactor::Host<House>,
+    listeners: Vec<Listener>,
+    required: &[ArrayName],
+) -> Outcome<Vec<Export>> {
+    host.engine_mut().publish();
+    let report = host.engine().report();
+    if let Some(missing) = required.iter().find(|wanted| !wanted.is_in(&report)) {
+        return Err(Failure::new(format!("{missing} could not be started: the log says why")));
+    }
     let exports = host.engine().exports();
     for export in &exports {
         host.add_export(export.clone()).map_err(Failure::new)?;
@@ -186,7 +214,6 @@ fn open_house(host: &mut nbd_server::reactor::Host<House>, listeners: Vec<Listen
     for listener in listeners {
         host.add_listener(listener).map_err(Failure::new)?;
     }
-    host.engine_mut().publish();
     Ok(exports)
 }
 
@@ -304,66 +331,6 @@ fn start(io: &Io, assembly: &Assembly, found: &[Found], files: &mut [Option<File
         .collect();
     Array::assemble(assembly, found, devices, &io.clock, &io.slab, ArrayOptions::default())
         .context(format!("array {name}"))
-}
-
-/// The thread that writes events to the log, so that no array ever waits for a terminal or a full pipe.
-struct Herald {
-    window: Arc<Window>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Herald {
-    fn start(window: Arc<Window>) -> Outcome<Herald> {
-        let thread = std::thread::Builder::new()
-            .name("herald".to_string())
-            .spawn({
-                let window = Arc::clone(&window);
-                move || {
-                    let mut seen = 0;
-                    while let Some(events) = window.events.wait_after(seen) {
-                        for event in events {
-                            seen = event.seq;
-                            log(&event);
-                        }
-                    }
-                }
-            })
-            .context("cannot start the thread that logs events")?;
-        Ok(Herald { window, thread: Some(thread) })
-    }
-
-    /// The array that was not marked clean when it was stopped, as a sentence.
-    fn unclean(&self) -> Option<String> {
-        let events = self.window.events.after(0);
-        let unclean =
-            events.iter().find(|event| event.event == "Stopped" && event.severity == Severity::Critical)?;
-        Some(format!("{}: {}", unclean.array, unclean.message))
-    }
-
-    /// Logs what is left and ends.
-    fn finish(&mut self) {
-        self.window.events.close();
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            tracing::error!("the thread that logs events panicked");
-        }
-    }
-}
-
-impl Drop for Herald {
-    fn drop(&mut self) {
-        self.finish();
-    }
-}
-
-fn log(event: &EventRecord) {
-    let EventRecord { event: name, array, message, .. } = event;
-    match event.severity {
-        Severity::Info => tracing::info!("{array}: {name}: {message}"),
-        Severity::Warning => tracing::warn!("{array}: {name}: {message}"),
-        Severity::Critical => tracing::error!("{array}: {name}: {message}"),
-    }
 }
 
 /// Where clients find `export`, one URI per place.

@@ -117,6 +117,16 @@ impl EventLog {
         self.look(seq, Some(patience))
     }
 
+    /// The number of the last event so far.
+    pub fn last_seq(&self) -> u64 {
+        self.ring.lock().last_seq
+    }
+
+    /// Something may happen again, after [`close`](EventLog::close).
+    pub fn open(&self) {
+        self.ring.lock().closed = false;
+    }
+
     /// Nothing more will happen: lets those who wait go.
     pub fn close(&self) {
         self.ring.lock().closed = true;

@@ -95,6 +95,11 @@ impl House {
         self.arrays.iter().map(export).collect()
     }
 
+    /// The status as it was published last.
+    pub fn report(&self) -> StatusReport {
+        self.window.status.lock().clone()
+    }
+
     /// The array of this name, and its export.
     pub fn array_mut(&mut self, name: &str) -> Option<(ExportId, &mut Array)> {
         self.stale = true;

@@ -3,24 +3,30 @@
 //! This file only parses, sets up the log, runs one command and turns its outcome into an exit status:
 //! 0 done, 1 failed (one sentence on stderr names the thing and the remedy), 2 wrong usage.
 
+mod activation;
 mod afterlife;
 mod cli;
 mod commands;
 mod compose;
 mod config;
 mod control;
+mod daemon;
 mod desk;
 mod devices;
 mod events;
 mod failure;
+mod herald;
 mod house;
 mod listen;
 mod moderation;
+mod notify;
 mod output;
 mod report;
 mod signals;
 mod size;
+mod succession;
 mod table;
+mod takeover;
 
 use clap::Parser;
 use cli::Cli;

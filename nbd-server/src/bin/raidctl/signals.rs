@@ -1,55 +1,94 @@
-//! SIGINT and SIGTERM as events. The first asks for a clean stop; a second one ends the process at once, for an
-//! administrator who sends it has lost patience with whatever the clean stop waits for.
+//! What the daemon is asked to do beside serving, by signals and by the control socket, in one queue.
+//!
+//! The first SIGINT or SIGTERM asks for a clean stop; a second one ends the process at once, for an administrator who
+//! sends it has lost patience with whatever the clean stop waits for. SIGHUP asks to read again what can be read again.
 //!
 //! Signals within [`ONE_REQUEST`] of the first are the same request: `timeout` signals its child and then its group, and
 //! a shell may pass on what the terminal has sent to both already.
 
 use crate::failure::{Context, Outcome};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use crate::succession::Heir;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 /// Signals that come this close together are one request.
 const ONE_REQUEST: Duration = Duration::from_secs(1);
+/// Wishes that may wait. One more of a kind that waits already would change nothing.
+const MAX_WISHES: usize = 16;
 
-/// The request to stop, and what became of it.
-pub struct StopRequest {
-    /// Told of the first signal.
-    pub stopped: Receiver<()>,
-    /// To be set once everything is stopped and marked clean, and only the end of the process is missing.
+/// What the daemon is asked to do.
+pub enum Wish {
+    /// Stop cleanly.
+    Stop,
+    /// Read again what can be read again.
+    Reload,
+    /// Hand over to a new process.
+    HandOver(Box<Heir>),
+}
+
+/// The queue.
+pub struct Wishes {
+    inbox: Receiver<Wish>,
+    /// The way into it.
+    pub post: SyncSender<Wish>,
+    /// To be set while everything is stopped and marked clean, and only the end of the process is missing.
     pub is_clean: Arc<AtomicBool>,
 }
 
-/// From now on the first signal is told through the channel, by a thread of its own; on a later one the process is
-/// gone, as far as the kernel lets it.
-pub fn stop_on_signal() -> Outcome<StopRequest> {
-    let (stop, stopped) = channel();
-    let is_clean = Arc::new(AtomicBool::new(false));
-    let mut signals = Signals::new([SIGINT, SIGTERM]).context("cannot set up signals")?;
-    std::thread::Builder::new()
-        .name("signals".to_string())
-        .spawn({
-            let is_clean = Arc::clone(&is_clean);
-            move || {
-                let mut arrivals = signals.forever();
-                if arrivals.next().is_none() {
-                    return;
-                }
-                let first = Instant::now();
+impl Wishes {
+    /// From now on signals are wishes, told by a thread of its own; on a second one to stop the process is gone, as
+    /// far as the kernel lets it.
+    pub fn listen() -> Outcome<Wishes> {
+        let (post, inbox) = sync_channel(MAX_WISHES);
+        let is_clean = Arc::new(AtomicBool::new(false));
+        let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).context("cannot set up signals")?;
+        std::thread::Builder::new()
+            .name("signals".to_string())
+            .spawn({
+                let (post, is_clean) = (post.clone(), Arc::clone(&is_clean));
+                move || watch(&mut signals, &post, &is_clean)
+            })
+            .context("cannot start the signal thread")?;
+        Ok(Wishes { inbox, post, is_clean })
+    }
+
+    /// The next wish, if there is one within `patience`.
+    pub fn next(&self, patience: Duration) -> Option<Wish> {
+        match self.inbox.recv_timeout(patience) {
+            Ok(wish) => Some(wish),
+            Err(RecvTimeoutError::Timeout) => None,
+            // Never: this holds a sender itself.
+            Err(RecvTimeoutError::Disconnected) => Some(Wish::Stop),
+        }
+    }
+}
+
+fn watch(signals: &mut Signals, post: &SyncSender<Wish>, is_clean: &AtomicBool) {
+    let mut first: Option<Instant> = None;
+    for signal in signals.forever() {
+        let wish = match (signal, first) {
+            (SIGHUP, None) => Wish::Reload,
+            (SIGHUP, Some(_)) => continue,
+            (_, None) => {
+                first = Some(Instant::now());
                 tracing::info!("stopping; a second signal stops at once, and the arrays will be resynced");
-                if stop.send(()).is_err() {
-                    tracing::debug!("the daemon is stopping already");
-                }
-                if arrivals.any(|_| first.elapsed() >= ONE_REQUEST) {
-                    end_at_once(is_clean.load(Ordering::Acquire));
-                }
+                Wish::Stop
             }
-        })
-        .context("cannot start the signal thread")?;
-    Ok(StopRequest { stopped, is_clean })
+            (_, Some(first)) if first.elapsed() >= ONE_REQUEST => {
+                return end_at_once(is_clean.load(Ordering::Acquire));
+            }
+            (_, Some(_)) => continue,
+        };
+        let is_stop = matches!(wish, Wish::Stop);
+        if post.try_send(wish).is_err() && is_stop {
+            // Nobody takes wishes any more, which is what a stop is for.
+            tracing::error!("the daemon does not react; a second signal ends it");
+        }
+    }
 }
 
 fn end_at_once(is_clean: bool) {

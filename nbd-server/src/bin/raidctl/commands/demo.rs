@@ -5,12 +5,14 @@
 
 use super::create::{Plan, create};
 use crate::cli::DemoArgs;
-use crate::compose::{Daemon, Setup, uris};
+use crate::compose::{self, Places, uris};
 use crate::config::absolute;
-use crate::control::socket::default_control;
+use crate::control::socket::{OwnedSocket, default_control};
+use crate::daemon::{Daemon, Setup};
 use crate::devices::Bench;
 use crate::failure::{Context, Failure, Outcome};
 use crate::listen;
+use crate::notify::Notifier;
 use crate::output::say;
 use nbd_server::listen::ListenAddr;
 use raidcore::layout::{LayoutSpec, Level};
@@ -20,11 +22,14 @@ use std::fs::OpenOptions;
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Name of the demo's array and export.
 const NAME: &str = "demo";
 /// The members' files, then the spare's.
 const FILES: [&str; 5] = ["disk0.img", "disk1.img", "disk2.img", "disk3.img", "spare.img"];
+/// How long a stop waits for clients.
+const DRAIN: Duration = Duration::from_secs(10);
 /// The demo's chunk.
 const CHUNK_BYTES: u32 = 64 << 10;
 
@@ -45,7 +50,13 @@ pub fn run(args: &DemoArgs) -> Outcome<()> {
     let devices = FILES.iter().map(|file| dir.join(file)).collect();
     let places: Vec<ListenAddr> = listen.iter().map(|listener| listener.addr().clone()).collect();
     let uris = uris(&places, NAME);
-    let daemon = Daemon::start(Setup { devices, listen, control: control.clone(), force: false })?;
+    let daemon = Daemon::start(Setup {
+        plan: compose::Plan { devices, force: false, required: Vec::new() },
+        places: Places::new(listen, OwnedSocket::bind(&control)?),
+        drain: DRAIN,
+        notifier: Notifier::from_env(),
+        on_reload: None,
+    })?;
     say(how_to(&dir, &control, &uris, found))?;
     daemon.run()
 }

@@ -1,34 +1,126 @@
-//! `raidctl serve`: assembles the arrays on the devices and serves them until it is stopped.
+//! `raidctl serve`: assembles the arrays on the devices and serves them until it is stopped, on sockets of its own, of
+//! systemd, or of the daemon that it takes over from.
 
+use crate::activation::Activation;
 use crate::cli::ServeArgs;
-use crate::compose::{Daemon, Setup, uris};
+use crate::compose::{Places, Plan, uris};
 use crate::config::ServeConfig;
-use crate::control::socket::{default_control, default_listen};
-use crate::failure::Outcome;
+use crate::control::socket::{OwnedSocket, default_control, default_listen};
+use crate::daemon::{Daemon, Setup};
+use crate::devices::{Bench, refuse_twins};
+use crate::failure::{Failure, Outcome};
 use crate::listen;
+use crate::notify::Notifier;
 use crate::output::say;
+use crate::takeover::Takeover;
 use nbd_server::listen::{ListenAddr, Listener};
+use std::sync::Arc;
 
-/// Serves until SIGTERM or SIGINT.
+/// Serves until SIGTERM or SIGINT, or until another process takes over.
 pub fn run(args: &ServeArgs) -> Outcome<()> {
+    let activation = Activation::from_env()?;
     let config = ServeConfig::load(args)?;
-    let places = match config.listen.is_empty() {
-        true => vec![ListenAddr::Unix(default_listen())],
-        false => config.listen,
+    let daemon = match args.takeover {
+        true => take_over(args, config, activation)?,
+        false => start(args, config, activation)?,
     };
-    let listen: Vec<Listener> = places.iter().map(listen::bind).collect::<Outcome<_>>()?;
-    let places: Vec<ListenAddr> = listen.iter().map(|listener| listener.addr().clone()).collect();
-    let daemon = Daemon::start(Setup {
-        devices: config.devices,
-        listen,
-        control: config.control.unwrap_or_else(default_control),
-        force: args.force,
-    })?;
     // For people, and for scripts that wait until the daemon is ready.
+    let places = addresses(&daemon.places().listen);
     for export in daemon.exports() {
         for uri in uris(&places, &export.name) {
             say(format!("{} {uri}", export.name))?;
         }
     }
     daemon.run()
+}
+
+fn start(args: &ServeArgs, config: ServeConfig, activation: Activation) -> Outcome<Daemon> {
+    let Activation { mut listen, control } = activation;
+    let of_manager = addresses(&listen);
+    let mut places = config.listen;
+    if places.is_empty() && listen.is_empty() {
+        places.push(ListenAddr::Unix(default_listen()));
+    }
+    bind_others(&mut listen, &places)?;
+    let control = match control {
+        Some(control) => control,
+        None => OwnedSocket::bind(&config.control.unwrap_or_else(default_control))?,
+    };
+    Daemon::start(Setup {
+        plan: Plan { devices: config.devices, force: args.force, required: Vec::new() },
+        places: Places { listen, control: Arc::new(control), of_manager },
+        drain: args.drain,
+        notifier: Notifier::from_env(),
+        on_reload: on_reload(),
+    })
+}
+
+/// Listens at those of `places` that no socket of `listen` is at.
+fn bind_others(listen: &mut Vec<Listener>, places: &[ListenAddr]) -> Outcome<()> {
+    for place in places {
+        if !listen.iter().any(|listener| listener.addr() == place) {
+            listen.push(listen::bind(place)?);
+        }
+    }
+    Ok(())
+}
+
+/// What can be found wrong is found before the running daemon lets go.
+fn take_over(args: &ServeArgs, config: ServeConfig, activation: Activation) -> Outcome<Daemon> {
+    let control = config.control.unwrap_or_else(default_control);
+    let mut takeover = Takeover::begin(&control)?;
+    let devices = takeover.with_devices_in_use(&config.devices);
+    refuse_twins(&devices)?;
+    if let Some(missing) = config.devices.iter().find(|device| !device.exists()) {
+        return Err(Failure::new(format!("{}: no such device: nothing was taken over", missing.display())));
+    }
+    // Memory and io_uring are there.
+    drop(Bench::new()?);
+    let mut listen: Vec<Listener> =
+        activation.listen.into_iter().filter(|socket| !takeover.has(socket.addr())).collect();
+    let mut of_manager = addresses(&listen);
+    let others: Vec<ListenAddr> =
+        config.listen.iter().filter(|place| !takeover.has(place)).cloned().collect();
+    bind_others(&mut listen, &others)?;
+    let required = takeover.offer().arrays.clone();
+
+    let inheritance = takeover.release()?;
+    let mut owned: Vec<bool> = listen.iter().map(Listener::owns_file).collect();
+    let mut closed = Vec::new();
+    for (socket, passed) in inheritance.listen {
+        if passed.of_manager {
+            of_manager.push(socket.addr().clone());
+        } else if !config.listen.is_empty() && !config.listen.contains(socket.addr()) {
+            closed.push((socket, passed.owns_file));
+            continue;
+        }
+        listen.push(socket);
+        owned.push(passed.owns_file);
+    }
+    let (control, owns_control) = inheritance.control;
+    let mut daemon = Daemon::start(Setup {
+        plan: Plan { devices, force: args.force, required },
+        places: Places { listen, control: Arc::new(control), of_manager },
+        drain: args.drain,
+        notifier: inheritance.notifier,
+        on_reload: on_reload(),
+    })?;
+    if takeover.finish() {
+        daemon.ask_to_stop();
+    }
+    daemon.own_files(&owned, owns_control);
+    for (mut socket, own) in closed {
+        tracing::info!("no longer listening at {}", socket.addr());
+        socket.own_file(own);
+    }
+    Ok(daemon)
+}
+
+fn addresses(listen: &[Listener]) -> Vec<ListenAddr> {
+    listen.iter().map(|listener| listener.addr().clone()).collect()
+}
+
+/// Nothing of what `serve` reads at its start can be read again yet.
+fn on_reload() -> Option<crate::daemon::Reload> {
+    Some(Box::new(|| Ok("there is nothing that could have changed".to_string())))
 }

@@ -169,7 +169,7 @@ mod tests {
             let dir = tempfile::tempdir().unwrap();
             let desk = Arc::new(TestDesk(EventLog::default()));
             let socket = OwnedSocket::bind(&dir.path().join("c")).unwrap();
-            let server = ControlServer::start(socket, Arc::clone(&desk) as Arc<dyn Desk>).unwrap();
+            let server = ControlServer::start(Arc::new(socket), Arc::clone(&desk) as Arc<dyn Desk>).unwrap();
             Daemon { dir, desk, server }
         }
         fn path(&self) -> PathBuf {

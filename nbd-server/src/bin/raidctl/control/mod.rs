@@ -8,6 +8,7 @@ pub mod client;
 pub mod proto;
 pub mod server;
 pub mod socket;
+pub mod takeover;
 
 use std::time::Duration;
 

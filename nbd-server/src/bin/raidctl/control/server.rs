@@ -6,6 +6,7 @@
 
 use super::proto::{Reply, Request};
 use super::socket::OwnedSocket;
+use super::takeover::Ask;
 use super::{FOLLOW_PULSE, IDLE_LIMIT, MAX_CONNECTIONS, MAX_REQUEST_LINE, WRITE_LIMIT};
 use crate::events::EventLog;
 use crate::failure::{Context, Outcome};
@@ -28,6 +29,10 @@ pub trait Desk: Send + Sync + 'static {
     fn answer(&self, request: Request) -> Reply;
     /// What happened so far.
     fn events(&self) -> &EventLog;
+    /// A new process begins to take over; the connection is this conversation's from now on.
+    fn succeed(&self, stream: &UnixStream, _ask: Ask) -> io::Result<()> {
+        send(stream, &Reply::Error("this daemon cannot be taken over".to_string()))
+    }
 }
 
 /// A running server.
@@ -49,7 +54,7 @@ struct Shared {
 
 impl ControlServer {
     /// Serves `socket` until it is stopped or dropped.
-    pub fn start(socket: OwnedSocket, desk: Arc<dyn Desk>) -> Outcome<ControlServer> {
+    pub fn start(socket: Arc<OwnedSocket>, desk: Arc<dyn Desk>) -> Outcome<ControlServer> {
         let shared = Arc::new(Shared {
             desk,
             stopping: AtomicBool::new(false),
@@ -70,7 +75,7 @@ impl ControlServer {
         Ok(ControlServer { thread: Some(thread), wake: Some(wake), shared })
     }
 
-    /// Stops accepting, removes the socket, and lets followers go. Requests that are being answered go on.
+    /// Stops accepting and lets followers go. Requests that are being answered go on.
     pub fn stop(&mut self) {
         self.shared.stopping.store(true, Ordering::Relaxed);
         self.wake = None;
@@ -174,7 +179,10 @@ fn converse(stream: &UnixStream, shared: &Shared) -> io::Result<()> {
                 send(stream, &Reply::Events(shared.desk.events().after(after)))?;
             }
             Ok(request) => send(stream, &shared.desk.answer(request))?,
-            Err(error) => send(stream, &Reply::Error(format!("the request is not understood: {error}")))?,
+            Err(error) => match serde_json::from_slice(&line) {
+                Ok(ask) => return shared.desk.succeed(stream, ask),
+                Err(_) => send(stream, &Reply::Error(format!("the request is not understood: {error}")))?,
+            },
         }
     }
 }

@@ -1,16 +1,19 @@
 //! Unix sockets with an owner: where they are, who may connect, and what to do with one that is there already.
 //!
 //! A path where somebody listens is refused; what a killed daemon left behind is replaced; anything that is not a
-//! socket is never touched. Our own is removed when it is dropped.
+//! socket is never touched. Our own is removed when it is dropped; one that systemd or a daemon before us made, only once
+//! it is made ours.
 
 use crate::failure::{Context, Failure, Outcome};
 use crate::listen::make_folder;
 use rustix::fs::{Mode, fchmod};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Clients that may wait to be accepted.
 pub const BACKLOG: i32 = 128;
@@ -21,6 +24,7 @@ pub struct OwnedSocket {
     listener: UnixListener,
     path: PathBuf,
     inode: u64,
+    owns_file: AtomicBool,
 }
 
 impl OwnedSocket {
@@ -30,7 +34,32 @@ impl OwnedSocket {
         make_way(path)?;
         let listener = bind_privately(path).map_err(|error| bind_failure(path, error))?;
         let inode = std::fs::metadata(path).context(name)?.ino();
-        Ok(OwnedSocket { listener, path: path.to_path_buf(), inode })
+        Ok(OwnedSocket { listener, path: path.to_path_buf(), inode, owns_file: AtomicBool::new(true) })
+    }
+
+    /// Takes over a socket that listens already, without its file: see [`own_file`](OwnedSocket::own_file).
+    pub fn inherited(socket: OwnedFd) -> Outcome<OwnedSocket> {
+        use rustix::net::sockopt::{socket_acceptconn, socket_domain};
+        let is_ours =
+            socket_domain(&socket) == Ok(AddressFamily::UNIX) && socket_acceptconn(&socket) == Ok(true);
+        let listener = UnixListener::from(socket);
+        let address = listener.local_addr();
+        let path = address.as_ref().ok().and_then(|address| address.as_pathname()).map(Path::to_path_buf);
+        let (true, Some(path)) = (is_ours, path) else {
+            return Err(Failure::new("it is not a listening unix socket with a file"));
+        };
+        let inode = std::fs::symlink_metadata(&path).map_or(0, |found| found.ino());
+        Ok(OwnedSocket { listener, path, inode, owns_file: AtomicBool::new(false) })
+    }
+
+    /// Says whether the path is removed when this is dropped.
+    pub fn own_file(&self, own: bool) {
+        self.owns_file.store(own, Ordering::Relaxed);
+    }
+
+    /// True if dropping it removes the path.
+    pub fn owns_file(&self) -> bool {
+        self.owns_file.load(Ordering::Relaxed)
     }
 
     /// Lets clients connect: once there is somebody to answer them.
@@ -48,7 +77,8 @@ impl OwnedSocket {
 impl Drop for OwnedSocket {
     fn drop(&mut self) {
         // Another daemon may have found our path stale, or an administrator removed it: then it is not ours.
-        if std::fs::symlink_metadata(&self.path).is_ok_and(|found| found.ino() == self.inode)
+        if self.owns_file()
+            && std::fs::symlink_metadata(&self.path).is_ok_and(|found| found.ino() == self.inode)
             && let Err(error) = std::fs::remove_file(&self.path)
         {
             tracing::warn!("cannot remove the socket {}: {error}", self.path.display());
