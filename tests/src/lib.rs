@@ -15,4 +15,4 @@ pub use command::{Finished, program, run, shell};
 pub use disks::{Disks, LoopDevice, random_bytes};
 pub use need::{Need, skipped};
 pub use raw::{RawClient, RawReply};
-pub use server::{Server, binary, member, member_state, raidctl, repository, running};
+pub use server::{Server, binary, member, member_state, raidctl, repository, running, takeover};

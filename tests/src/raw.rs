@@ -95,19 +95,21 @@ impl RawClient {
         data: &[u8],
         read_len: usize,
     ) -> io::Result<RawReply> {
-        let cookie = self.send(0, command, offset, len, data)?;
-        let mut header = [0; 16];
-        self.stream.read_exact(&mut header)?;
-        assert_eq!(u32::from_be_bytes(header[..4].try_into().unwrap()), REPLY_MAGIC);
-        assert_eq!(
-            u64::from_be_bytes(header[8..].try_into().unwrap()),
-            cookie,
-            "an answer to something else"
-        );
-        let error = u32::from_be_bytes(header[4..8].try_into().unwrap());
+        let sent = self.send(0, command, offset, len, data)?;
+        let (cookie, error) = self.reply()?;
+        assert_eq!(cookie, sent, "an answer to something else");
         let mut data = vec![0; if error == 0 { read_len } else { 0 }];
         self.stream.read_exact(&mut data)?;
         Ok(RawReply { error, data })
+    }
+
+    /// Reads the head of the next answer: the cookie of its request, and the error.
+    pub fn reply(&mut self) -> io::Result<(u64, u32)> {
+        let mut header = [0; 16];
+        self.stream.read_exact(&mut header)?;
+        assert_eq!(u32::from_be_bytes(header[..4].try_into().unwrap()), REPLY_MAGIC);
+        let error = u32::from_be_bytes(header[4..8].try_into().unwrap());
+        Ok((u64::from_be_bytes(header[8..].try_into().unwrap()), error))
     }
 
     /// Sends bytes that are no message at all.

@@ -44,6 +44,13 @@ pub fn raidctl<I: AsRef<std::ffi::OsStr>>(arguments: impl IntoIterator<Item = I>
     run(program(binary()).args(arguments).env("RAIDCTL_CONTROL", "/nonexistent/control.sock"))
 }
 
+/// The command of a new process that takes over, on the sockets that there are.
+pub fn takeover(devices: &[PathBuf]) -> Command {
+    let mut command = program(binary());
+    command.args(["serve", "--takeover"]).args(devices);
+    command
+}
+
 /// A server in a process of its own, killed on drop.
 pub struct Server {
     child: Child,
@@ -82,14 +89,7 @@ impl Server {
 
     /// Runs any command line that makes raidctl listen on `dir`/nbd.sock.
     pub fn launch(dir: &Path, arguments: &[OsString]) -> Result<Server, Finished> {
-        let (socket, control) = (dir.join("nbd.sock"), dir.join("control.sock"));
-        let log = dir.join("serve.log");
-        let output = File::create(&log).unwrap();
-        let mut command = program(binary());
-        command.args(arguments).env("RAIDCTL_CONTROL", &control).stdin(Stdio::null());
-        command.stdout(output.try_clone().unwrap()).stderr(output);
-        let child = command.spawn().unwrap();
-        let mut server = Server { child, socket, control, log };
+        let mut server = Server::spawn(dir, "serve.log", program(binary()).args(arguments));
         let end = Instant::now() + PATIENCE;
         loop {
             if let Some(status) = server.child.try_wait().unwrap() {
@@ -101,6 +101,41 @@ impl Server {
             assert!(Instant::now() < end, "the server neither listens nor ends:\n{}", server.log());
             std::thread::sleep(POLL);
         }
+    }
+
+    /// Runs a command that becomes a server on `dir`/nbd.sock some time, and logs to a file in `dir`.
+    pub fn spawn(dir: &Path, log: &str, command: &mut Command) -> Server {
+        let (socket, control, log) = (dir.join("nbd.sock"), dir.join("control.sock"), dir.join(log));
+        let output = File::create(&log).unwrap();
+        command.env("RAIDCTL_CONTROL", &control).stdin(Stdio::null());
+        command.stdout(output.try_clone().unwrap()).stderr(output);
+        Server { child: command.spawn().unwrap(), socket, control, log }
+    }
+
+    /// Has a new process take over from whoever serves in `dir`, and returns it when it serves.
+    ///
+    /// # Panics
+    ///
+    /// When it ends instead.
+    pub fn take_over(dir: &Path, log: &str, devices: &[PathBuf]) -> Server {
+        let mut server = Server::spawn(dir, log, takeover(devices).args(["--drain", "5s"]));
+        server.wait_log("nbd+unix:///");
+        assert!(server.is_running(), "{}", server.log());
+        server
+    }
+
+    /// Waits until the server has logged something, or has ended.
+    pub fn wait_log(&mut self, text: &str) {
+        let end = Instant::now() + PATIENCE;
+        while !self.log().contains(text) && self.is_running() {
+            assert!(Instant::now() < end, "there is no {text:?} in\n{}", self.log());
+            std::thread::sleep(POLL);
+        }
+    }
+
+    /// True until the process has ended.
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
     }
 
     /// The NBD URI of an export.
@@ -179,15 +214,25 @@ impl Server {
         own.map(|record| record["event"].as_str().unwrap().to_string()).collect()
     }
 
-    /// Sends a signal and returns how the server ended.
-    pub fn end_with(mut self, signal: Signal) -> Finished {
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// Sends a signal and returns how the server ended.
+    pub fn end_with(self, signal: Signal) -> Finished {
+        self.signal(signal);
+        self.end()
+    }
+
+    /// Waits until the server ends by itself.
+    pub fn end(mut self) -> Finished {
         let end = Instant::now() + PATIENCE;
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
                 return self.finished(status.code());
             }
-            assert!(Instant::now() < end, "the server does not end on {signal:?}:\n{}", self.log());
+            assert!(Instant::now() < end, "the server does not end:\n{}", self.log());
             std::thread::sleep(POLL);
         }
     }
