@@ -4,6 +4,7 @@
 //! one that somebody listens behind is never touched. TCP sockets set SO_REUSEADDR, so that a restarted server
 //! need not wait for old connections to be forgotten.
 
+use crate::tls::TlsMode;
 use raidcore::uring::SharedFd;
 use std::fmt;
 use std::io;
@@ -83,6 +84,7 @@ pub struct Listener {
     fd: SharedFd,
     /// Device and inode of the unix socket's file.
     file: Option<(u64, u64)>,
+    tls: TlsMode,
 }
 
 impl Listener {
@@ -94,7 +96,7 @@ impl Listener {
                 let io = |source| ListenError::Io { addr: addr.clone(), source };
                 let socket = TcpListener::bind(tcp).map_err(io)?;
                 let addr = ListenAddr::Tcp(socket.local_addr().map_err(io)?);
-                Ok(Listener { addr, fd: Arc::new(OwnedFd::from(socket)), file: None })
+                Ok(Listener { addr, fd: Arc::new(OwnedFd::from(socket)), file: None, tls: TlsMode::Off })
             }
         }
     }
@@ -152,6 +154,17 @@ impl Listener {
         &self.addr
     }
 
+    /// The same, with clients that never, may or must use TLS. Without this they never do.
+    pub fn with_tls(mut self, tls: TlsMode) -> Listener {
+        self.tls = tls;
+        self
+    }
+
+    /// Whether its clients use TLS.
+    pub fn tls(&self) -> TlsMode {
+        self.tls
+    }
+
     /// The socket.
     pub(crate) fn fd(&self) -> &SharedFd {
         &self.fd
@@ -168,7 +181,8 @@ impl Listener {
         };
         let file = std::fs::symlink_metadata(path).map_err(io)?;
         let fd = Arc::new(OwnedFd::from(socket));
-        Ok(Listener { addr: ListenAddr::Unix(path.to_owned()), fd, file: Some((file.dev(), file.ino())) })
+        let (addr, file) = (ListenAddr::Unix(path.to_owned()), Some((file.dev(), file.ino())));
+        Ok(Listener { addr, fd, file, tls: TlsMode::Off })
     }
 }
 

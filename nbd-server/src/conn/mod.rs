@@ -7,12 +7,16 @@
 //! finished and answered) -> `dead` (the socket is shut; nothing is sent any more) -> gone, once neither the
 //! kernel nor a device holds anything of it ([`Conn::is_gone`]).
 //!
-//! Invariants: at most one receive and one send in flight; no receive while input waits to be taken apart.
+//! With TLS, `input` is ciphertext, and the plaintext of a record is taken apart before more of it is decrypted.
+//!
+//! Invariants: at most one receive and one send in flight; no receive while input waits to be taken apart; nothing
+//! is sent or taken in clear once the answer to STARTTLS is out.
 
 mod budget;
 mod flights;
 mod outbox;
 mod payload;
+mod seal;
 mod session;
 
 pub(crate) use budget::{Pool, Share};
@@ -25,13 +29,15 @@ use crate::engine::Engine;
 use crate::export::Exports;
 use crate::limits::{DRAIN_BYTES_PER_SECOND, DRAIN_TIMEOUT, LARGE_RECEIVE_BYTES, SMALL_RECEIVE_BYTES};
 use crate::offers::Offers;
-use crate::proto::{Handshake, Negotiated, Progress, Terms};
+use crate::proto::{Handshake, Negotiated, Progress, Terms, TlsState, Violation};
+use crate::tls::{ServerTls, TlsError, TlsMode};
 use budget::Budget;
 use outbox::Outbox;
 use raidcore::buf::{Buf, BufList, Slab};
 use raidcore::dev::Completion;
 use raidcore::time::Time;
 use raidcore::uring::{Event, EventMemory, Outcome, Port, SharedFd};
+use seal::Seal;
 use session::{Flow, Session};
 use std::rc::Rc;
 use std::time::Duration;
@@ -44,7 +50,8 @@ pub(crate) struct Context<'a> {
     pub(crate) exports: &'a Exports,
     pub(crate) states: &'a [Rc<ExportState>],
     pub(crate) engine: &'a mut dyn Engine,
-    /// One more handle is a permit for a large receive; there are at most `max_large_receives`.
+    /// One more handle is a permit for a large receive, or a large send with TLS; there are at most
+    /// `max_large_receives`.
     pub(crate) large_receives: &'a Rc<()>,
     pub(crate) max_large_receives: usize,
     /// When requests submitted now are given up.
@@ -61,6 +68,12 @@ impl Context<'_> {
     fn next_generation(&mut self) -> u32 {
         *self.generation = self.generation.wrapping_add(1);
         *self.generation
+    }
+
+    /// A permit for one more large buffer beside those of requests, if there is one.
+    fn large_permit(&self) -> Option<Rc<()>> {
+        let free = Rc::strong_count(self.large_receives) <= self.max_large_receives;
+        free.then(|| Rc::clone(self.large_receives))
     }
 
     fn token(&self, op: SocketOp) -> u64 {
@@ -94,6 +107,11 @@ pub(crate) struct Conn {
     /// Bytes of the next receive: grows and shrinks with what arrives.
     receive_bytes: usize,
     outbox: Outbox,
+    /// To start TLS with.
+    certificates: Option<ServerTls>,
+    /// The answer to STARTTLS is on its way out: TLS begins when it is.
+    starting_tls: bool,
+    seal: Option<Box<Seal>>,
     closing: bool,
     dead: bool,
     accepted_at: Time,
@@ -113,6 +131,15 @@ enum Phase {
     Session(Box<Session>),
 }
 
+/// Why a connection cannot go on.
+#[derive(Debug, thiserror::Error)]
+enum Offence {
+    #[error(transparent)]
+    Violation(#[from] Violation),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+}
+
 /// `from < to <= buf.len()`.
 #[derive(Debug)]
 struct Input {
@@ -130,19 +157,31 @@ enum Receiving {
 }
 
 impl Conn {
-    /// A connection that was just accepted; the greeting is queued.
-    pub(crate) fn new(fd: SharedFd, peer: Peer, share: Rc<Share>, now: Time) -> Conn {
+    /// A connection that was just accepted; the greeting is queued. It may use TLS as `mode` says, with these
+    /// certificates.
+    pub(crate) fn new(
+        fd: SharedFd,
+        peer: Peer,
+        share: Rc<Share>,
+        mode: TlsMode,
+        certificates: Option<ServerTls>,
+        now: Time,
+    ) -> Conn {
+        let tls = TlsState::Clear { mode, is_possible: certificates.is_some() };
         let mut outbox = Outbox::default();
         outbox.push_bytes(&Handshake::greeting());
         Conn {
             peer,
             share,
             fd,
-            phase: Phase::Handshake(Handshake::new()),
+            phase: Phase::Handshake(Handshake::with_tls(tls)),
             input: None,
             receiving: Receiving::No,
             receive_bytes: SMALL_RECEIVE_BYTES,
             outbox,
+            certificates,
+            starting_tls: false,
+            seal: None,
             closing: false,
             dead: false,
             accepted_at: now,
@@ -157,10 +196,11 @@ impl Conn {
     pub(crate) fn on_event(&mut self, event: Event, ctx: &mut Context<'_>) {
         if event.token & 1 == SocketOp::Send as u64 {
             self.sent_at = ctx.now;
-            self.outbox.sent(match event.memory {
+            let parts = match event.memory {
                 EventMemory::Parts(parts) => parts,
                 _ => Vec::new(),
-            });
+            };
+            self.outbox.sent(parts, self.seal.as_deref());
             if let Err(error) = event.result {
                 tracing::debug!(peer = %self.peer, %error, "client does not take its replies");
                 self.kill();
@@ -192,41 +232,105 @@ impl Conn {
             self.input = None;
             return;
         }
+        self.start_tls_when_due();
         let mut input = self.input.take();
+        let mut seal = self.seal.take();
+        let end = match &mut seal {
+            None => self.digest_input(&mut input, ctx),
+            Some(seal) => self.digest_sealed(seal, &mut input, ctx),
+        };
+        self.seal = seal;
+        self.input = input.filter(|input| input.from < input.to && !self.closing);
+        if let Err(offence) = end {
+            tracing::info!(peer = %self.peer, %offence, "client breaks the protocol");
+            self.close();
+        }
+    }
+
+    /// Takes apart what came in clear.
+    fn digest_input(&mut self, input: &mut Option<Input>, ctx: &mut Context<'_>) -> Result<(), Offence> {
         let mut rest = input.as_ref().map_or(&[][..], |input| &input.buf[input.from..input.to]);
         let given = rest.len();
-        let violation = loop {
+        let end = self.digest(&mut rest, ctx);
+        let taken = given - rest.len();
+        if let Some(input) = input {
+            input.from += taken;
+        }
+        Ok(end?)
+    }
+
+    /// Decrypts and takes apart a record at a time, as long as all that was in it could be taken.
+    fn digest_sealed(
+        &mut self,
+        seal: &mut Seal,
+        input: &mut Option<Input>,
+        ctx: &mut Context<'_>,
+    ) -> Result<(), Offence> {
+        loop {
+            let mut rest = seal.channel.plaintext();
+            let given = rest.len();
+            let end = self.digest(&mut rest, ctx);
+            let left = rest.len();
+            seal.channel.consume(given - left);
+            end?;
+            if left > 0 || self.closing || self.is_parked() {
+                return Ok(());
+            }
+            match input {
+                _ if seal.channel.received() > 0 => {}
+                Some(input) if input.from < input.to => {
+                    input.from += seal.channel.feed(&input.buf[input.from..input.to])?;
+                }
+                _ => break,
+            }
+        }
+        if seal.channel.peer_has_closed() {
+            self.close();
+        }
+        Ok(())
+    }
+
+    /// Takes options and requests off the front of `rest`, as far as there is room.
+    fn digest(&mut self, rest: &mut &[u8], ctx: &mut Context<'_>) -> Result<(), Violation> {
+        while !self.closing {
             match &mut self.phase {
-                Phase::Handshake(_) if !self.outbox.is_idle() => break None,
+                Phase::Handshake(_) if !self.outbox.is_idle() => break,
                 Phase::Handshake(handshake) => {
                     let mut reply = Vec::new();
                     let (taken, progress) =
                         handshake.feed(rest, &Offers::to(&self.peer, ctx.exports), &mut reply);
-                    rest = &rest[taken..];
+                    *rest = &rest[taken..];
                     self.outbox.push_bytes(&reply);
-                    match progress {
-                        Ok(Progress::More) => break None,
-                        Ok(Progress::Answered) => {}
-                        Ok(Progress::Chosen(chosen)) => self.choose(chosen, ctx),
-                        Ok(Progress::Aborted) => self.close(),
-                        Err(violation) => break Some(violation),
+                    match progress? {
+                        Progress::More => break,
+                        Progress::Answered => {}
+                        Progress::StartTls => self.starting_tls = true,
+                        Progress::Chosen(chosen) => self.choose(chosen, ctx),
+                        Progress::Aborted => self.close(),
                     }
                 }
-                Phase::Session(session) => match session.advance(&mut rest, &mut self.outbox, ctx) {
-                    Ok(Flow::More | Flow::Parked) => break None,
-                    Ok(Flow::Disconnect) => break self.close_none(),
-                    Err(violation) => break Some(violation),
+                Phase::Session(session) => match session.advance(rest, &mut self.outbox, ctx)? {
+                    Flow::More | Flow::Parked => break,
+                    Flow::Disconnect => self.close(),
                 },
             }
-        };
-        let taken = given - rest.len();
-        if let Some(input) = &mut input {
-            input.from += taken;
         }
-        self.input = input.filter(|input| input.from < input.to && !self.closing);
-        if let Some(violation) = violation {
-            tracing::info!(peer = %self.peer, %violation, "client breaks the protocol");
-            self.close();
+        Ok(())
+    }
+
+    /// Once the answer to STARTTLS is out, everything else is encrypted.
+    #[cfg_attr(not(feature = "tls"), allow(unreachable_code, reason = "there are no channels"))]
+    fn start_tls_when_due(&mut self) {
+        if !self.starting_tls || !self.outbox.is_idle() {
+            return;
+        }
+        self.starting_tls = false;
+        match self.certificates.take().map(|certificates| certificates.channel()) {
+            Some(Ok(channel)) => self.seal = Some(Box::new(Seal::new(channel))),
+            failed => {
+                tracing::error!(peer = %self.peer, ?failed, "cannot start TLS");
+                self.close();
+            }
         }
     }
 
@@ -235,17 +339,35 @@ impl Conn {
         if self.dead {
             return;
         }
-        if self.outbox.flush(ctx.port, &self.fd, ctx.token(SocketOp::Send)) {
-            self.sent_at = ctx.now;
-        }
+        self.flush(ctx);
         if self.closing {
             self.closing_since.get_or_insert(ctx.now);
         }
-        if self.closing && self.in_flight() == 0 && self.outbox.is_idle() {
+        if self.closing && self.in_flight() == 0 && self.is_all_sent() && !self.says_good_bye(ctx) {
             self.kill();
         } else if self.wants_receive() {
             self.receive(ctx);
         }
+    }
+
+    fn flush(&mut self, ctx: &mut Context<'_>) {
+        let token = ctx.token(SocketOp::Send);
+        if self.outbox.flush(self.seal.as_deref_mut(), &self.fd, token, ctx) {
+            self.sent_at = ctx.now;
+        }
+    }
+
+    /// True if nothing waits to be sent.
+    fn is_all_sent(&self) -> bool {
+        self.outbox.is_idle() && self.seal.as_ref().is_none_or(|seal| !seal.wants_send())
+    }
+
+    /// Sends TLS's good-bye as the last bytes; true until it is out.
+    fn says_good_bye(&mut self, ctx: &mut Context<'_>) -> bool {
+        let Some(seal) = self.seal.as_mut().filter(|seal| !seal.channel.has_closed()) else { return false };
+        seal.channel.close();
+        self.flush(ctx);
+        !self.is_all_sent()
     }
 
     /// No further requests; closes when those in flight are answered and the answers are sent.
@@ -264,6 +386,9 @@ impl Conn {
         if !self.dead {
             self.dead = true;
             self.outbox.clear();
+            if let Some(seal) = &mut self.seal {
+                seal.clear();
+            }
             // Fails only if the peer has closed already.
             if let Err(error) = rustix::net::shutdown(&self.fd, rustix::net::Shutdown::Both) {
                 tracing::trace!(peer = %self.peer, %error, "shutdown");
@@ -278,8 +403,17 @@ impl Conn {
 
     /// True while it waits for room: [`Conn::advance`] it when something has completed.
     pub(crate) fn is_stalled(&self) -> bool {
-        let parked = matches!(&self.phase, Phase::Session(session) if session.is_parked());
-        !self.closing && !self.dead && (parked || self.input.is_some() || self.wants_receive())
+        let unsent = !self.outbox.is_sending() && !self.is_all_sent();
+        let waits = unsent || self.is_parked() || self.has_input() || self.wants_receive();
+        !self.closing && !self.dead && waits
+    }
+
+    fn is_parked(&self) -> bool {
+        matches!(&self.phase, Phase::Session(session) if session.is_parked())
+    }
+
+    fn has_input(&self) -> bool {
+        self.input.is_some() || self.seal.as_ref().is_some_and(|seal| seal.channel.received() > 0)
     }
 
     /// If memory waits for the client, to take a reply or to send the rest of a payload: since when at the latest.
@@ -315,6 +449,11 @@ impl Conn {
     /// True until an export is chosen.
     pub(crate) fn is_in_handshake(&self) -> bool {
         matches!(self.phase, Phase::Handshake(_))
+    }
+
+    /// True once TLS has begun.
+    pub(crate) fn is_encrypted(&self) -> bool {
+        self.seal.is_some()
     }
 
     /// The export it has chosen.
@@ -355,11 +494,6 @@ impl Conn {
             Phase::Session(session) => session.payload_left(),
             Phase::Handshake(_) => 0,
         }
-    }
-
-    fn close_none<T>(&mut self) -> Option<T> {
-        self.close();
-        None
     }
 
     fn choose(&mut self, chosen: Negotiated, ctx: &Context<'_>) {
@@ -413,10 +547,10 @@ impl Conn {
     }
 
     fn wants_receive(&self) -> bool {
-        let may = self.receiving == Receiving::No && self.input.is_none() && !self.closing && !self.dead;
+        let may = self.receiving == Receiving::No && !self.has_input() && !self.closing && !self.dead;
         may && match &self.phase {
             // Half duplex: a client must not send an option before the last one was answered.
-            Phase::Handshake(_) => self.outbox.is_idle(),
+            Phase::Handshake(_) => self.is_all_sent(),
             Phase::Session(session) => !session.is_parked(),
         }
     }
@@ -424,26 +558,19 @@ impl Conn {
     fn receive(&mut self, ctx: &mut Context<'_>) {
         let token = ctx.token(SocketOp::Receive);
         let direct: Option<BufList> = match &mut self.phase {
-            Phase::Session(session) => session.begin_direct(),
-            Phase::Handshake(_) => None,
+            Phase::Session(session) if self.seal.is_none() => session.begin_direct(),
+            _ => None,
         };
         if let Some(rest) = direct {
             self.receiving = Receiving::Direct;
             return ctx.port.recv_all(&self.fd, rest, token);
         }
         let bytes = match &self.phase {
-            Phase::Session(session) => session.receive_bytes(self.receive_bytes),
-            Phase::Handshake(_) => self.receive_bytes,
+            Phase::Session(session) if self.seal.is_none() => session.receive_bytes(self.receive_bytes),
+            _ => self.receive_bytes,
         };
-        self.large_receive = None;
-        let bytes = if bytes <= SMALL_RECEIVE_BYTES {
-            bytes
-        } else if Rc::strong_count(ctx.large_receives) <= ctx.max_large_receives {
-            self.large_receive = Some(Rc::clone(ctx.large_receives));
-            bytes
-        } else {
-            SMALL_RECEIVE_BYTES
-        };
+        self.large_receive = if bytes > SMALL_RECEIVE_BYTES { ctx.large_permit() } else { None };
+        let bytes = if self.large_receive.is_some() { bytes } else { bytes.min(SMALL_RECEIVE_BYTES) };
         let buf = ctx.slab.alloc(bytes).or_else(|_| ctx.slab.alloc(bytes.min(SMALL_RECEIVE_BYTES)));
         // Without memory, the next turn in which something completes tries again.
         if let Ok(buf) = buf {

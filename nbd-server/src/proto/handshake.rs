@@ -6,6 +6,7 @@
 use super::Violation;
 use super::option::{InfoRequest, Malformed, parse_name, put_infos, put_reply};
 use super::reply::Style;
+use super::starttls::TlsState;
 use super::wire::{GREETING_BYTES, INIT_MAGIC, OPTION_HEADER_BYTES, OPTION_MAGIC, handshake_flags, opt, rep};
 use crate::export::{Export, ExportId};
 use crate::limits::{MAX_HANDSHAKE_BYTES, MAX_OPTION_BYTES, MAX_OPTIONS};
@@ -20,6 +21,7 @@ pub struct Handshake {
     fixed: bool,
     no_zeroes: bool,
     style: Style,
+    tls: TlsState,
     options: u32,
     bytes: u64,
 }
@@ -31,6 +33,9 @@ pub enum Progress {
     More,
     /// An option was answered: send what is in `out`, then feed the rest of the input.
     Answered,
+    /// TLS begins: send what is in `out` in clear; all that follows, in both directions, goes through TLS, and only
+    /// what comes out of it is fed. No clear byte has been taken behind the option.
+    StartTls,
     /// An export was chosen: send what is in `out`; the rest of the input are requests.
     Chosen(Negotiated),
     /// The client said good-bye: send what is in `out` and close.
@@ -58,14 +63,20 @@ enum State {
 const OFFERED: u16 = handshake_flags::FIXED_NEWSTYLE | handshake_flags::NO_ZEROES;
 
 impl Handshake {
-    /// A handshake about to begin. The server speaks first: send [`Handshake::greeting`].
+    /// A handshake about to begin, in clear. The server speaks first: send [`Handshake::greeting`].
     pub fn new() -> Handshake {
+        Handshake::with_tls(TlsState::NEVER)
+    }
+
+    /// As [`Handshake::new`], of a client that may or must use TLS.
+    pub fn with_tls(tls: TlsState) -> Handshake {
         Handshake {
             state: State::ClientFlags,
             partial: Vec::new(),
             fixed: false,
             no_zeroes: false,
             style: Style::Simple,
+            tls,
             options: 0,
             bytes: 0,
         }
@@ -93,6 +104,10 @@ impl Handshake {
             taken += used;
             match self.advance(exports, out) {
                 Ok(Progress::More) => {}
+                // Whoever can put clear bytes there would have them taken for the client's own.
+                Ok(Progress::StartTls) if taken < input.len() => {
+                    return (taken, Err(Violation::ClearBehindStartTls));
+                }
                 stop => return (taken, stop),
             }
         }
@@ -161,6 +176,9 @@ impl Handshake {
         if !self.fixed && option != opt::EXPORT_NAME {
             return Err(Violation::NotFixedNewstyle(option));
         }
+        if option == opt::EXPORT_NAME && self.tls.holds_back(option) {
+            return Err(Violation::TlsRequired);
+        }
         self.options += 1;
         self.bytes += OPTION_HEADER_BYTES as u64 + u64::from(len);
         if self.options > MAX_OPTIONS || self.bytes > MAX_HANDSHAKE_BYTES {
@@ -181,7 +199,16 @@ impl Handshake {
         exports: &Offers<'_>,
         out: &mut Vec<u8>,
     ) -> Result<Progress, Violation> {
+        if self.tls.holds_back(option) {
+            put_reply(out, option, rep::ERR_TLS_REQD, &[b"start TLS before anything else"]);
+            return Ok(Progress::Answered);
+        }
         match option {
+            opt::STARTTLS if self.tls.start(data, out) => {
+                self.restart_encrypted();
+                return Ok(Progress::StartTls);
+            }
+            opt::STARTTLS => {}
             opt::EXPORT_NAME => return self.export_name(data, exports, out),
             opt::ABORT => {
                 put_reply(out, option, rep::ACK, &[]);
@@ -202,10 +229,23 @@ impl Handshake {
                 self.style = Style::Structured;
                 put_reply(out, option, rep::ACK, &[]);
             }
-            // STARTTLS, metadata contexts, extended headers, withdrawn options and what is not yet invented.
+            // Metadata contexts, extended headers, withdrawn options and what is not yet invented.
             _ => put_reply(out, option, rep::ERR_UNSUP, &[b"option is not supported"]),
         }
         Ok(Progress::Answered)
+    }
+
+    /// What was negotiated in clear may have been negotiated by somebody else: all of it is forgotten but the client's
+    /// flags, which cannot be said again. What has been spent of the limits stays spent.
+    fn restart_encrypted(&mut self) {
+        *self = Handshake {
+            state: State::Header,
+            fixed: self.fixed,
+            no_zeroes: self.no_zeroes,
+            options: self.options,
+            bytes: self.bytes,
+            ..Handshake::with_tls(TlsState::On)
+        };
     }
 
     fn export_name(

@@ -14,11 +14,13 @@ mod handshake;
 mod option;
 pub mod reply;
 mod request;
+mod starttls;
 mod transmission;
 pub mod wire;
 
 pub use handshake::{Handshake, Negotiated, Progress};
 pub use request::{Command, RawRequest, Refusal, Terms};
+pub use starttls::TlsState;
 pub use transmission::{Step, Transmission};
 
 /// A client broke the protocol so that the connection cannot go on.
@@ -36,6 +38,12 @@ pub enum Violation {
     /// `NBD_OPT_EXPORT_NAME` asks for what is not there; it has no error reply.
     #[error("no such export")]
     UnknownExport,
+    /// `NBD_OPT_EXPORT_NAME` in clear, where TLS is required.
+    #[error("an export is asked for in clear, and TLS is required")]
+    TlsRequired,
+    /// Clear bytes follow `NBD_OPT_STARTTLS`; nobody knows who sent them.
+    #[error("clear bytes behind NBD_OPT_STARTTLS")]
+    ClearBehindStartTls,
     /// More options, or more bytes, than a handshake may have.
     #[error("handshake does not end")]
     EndlessHandshake,

@@ -88,8 +88,12 @@ pub mod rep {
     pub const INFO: u32 = 3;
     /// The option is unknown or not supported.
     pub const ERR_UNSUP: u32 = 0x8000_0001;
+    /// The option is not allowed here.
+    pub const ERR_POLICY: u32 = 0x8000_0002;
     /// The option is malformed.
     pub const ERR_INVALID: u32 = 0x8000_0003;
+    /// TLS must be started before.
+    pub const ERR_TLS_REQD: u32 = 0x8000_0005;
     /// There is no such export.
     pub const ERR_UNKNOWN: u32 = 0x8000_0006;
     /// The option is too long.

@@ -118,7 +118,9 @@ pub(super) fn on_event<E: Engine>(host: &mut Host<E>, event: Event) {
             // Dropped, it is closed.
             let Some(share) = host.clients.enter(&peer, now) else { return };
             tracing::debug!(%peer, "client connected");
-            host.insert(Conn::new(fd, peer, share, now));
+            let (mode, certificates) = (entry.listener.tls(), host.certificates.clone());
+            let conn = Conn::new(fd, peer, share, mode, certificates, now);
+            host.insert(conn);
         }
         Err(error) => tracing::debug!(%error, "client was gone before it was accepted"),
     }

@@ -17,6 +17,7 @@ use crate::engine::Engine;
 use crate::export::{Export, ExportError, ExportId, Exports};
 use crate::limits::{LARGE_RECEIVE_BYTES, MAX_LISTENERS, SMALL_RECEIVE_BYTES};
 use crate::listen::Listener;
+use crate::tls::ServerTls;
 use raidcore::buf::Slab;
 use raidcore::time::{Clock, Time};
 use raidcore::uring::{Port, Ring};
@@ -41,6 +42,8 @@ pub struct ConnectionInfo {
     pub peer: Peer,
     /// What it uses; `None` while it chooses.
     pub export: Option<(ExportId, String)>,
+    /// True if it is encrypted.
+    pub tls: bool,
     /// Requests the device works on.
     pub in_flight: usize,
     /// Bytes of payload in memory.
@@ -75,6 +78,8 @@ pub struct Host<E> {
     pub(super) dirty: Vec<u16>,
     next_connection: u64,
     pub(super) accepting: Accepting,
+    /// What new connections start TLS with.
+    pub(super) certificates: Option<ServerTls>,
     pub(super) stopping: Stopping,
     pub(super) clients: Clients,
     watch: Watch,
@@ -202,6 +207,12 @@ impl<E> Host<E> {
         self.accepting.add(listener).ok_or(HostError::TooManyListeners)
     }
 
+    /// From now on new connections start TLS with these certificates; those that are there keep theirs. Without any,
+    /// nobody can start TLS, and a listener that requires it serves nobody.
+    pub fn set_certificates(&mut self, certificates: Option<ServerTls>) {
+        self.certificates = certificates;
+    }
+
     /// Stops listening; connections stay. False if there is no such listener.
     pub fn remove_listener(&mut self, id: ListenerId) -> bool {
         self.accepting.remove(id, &self.port)
@@ -213,6 +224,7 @@ impl<E> Host<E> {
             id: place.id,
             peer: place.conn.peer,
             export: place.conn.export().map(|state| (state.id, state.name.clone())),
+            tls: place.conn.is_encrypted(),
             in_flight: place.conn.in_flight(),
             held_bytes: place.conn.held_bytes(),
             traffic: place.conn.traffic(),
@@ -376,6 +388,7 @@ impl<E: Engine> Host<E> {
             dirty: Vec::new(),
             next_connection: 1,
             accepting: Accepting::new(config.max_connections),
+            certificates: None,
             stopping: Stopping::No,
             clients: Clients::new(config.clients, Pool::new(total / 2)),
             watch: Watch::default(),

@@ -6,11 +6,9 @@
 //!
 //! After an error nothing more is taken or given but the alert that tells the peer.
 
+use super::RECORD_BYTES;
 use rustls::Connection;
 use std::io::{self, BufRead, IoSlice, Read, Write};
-
-/// Most plaintext in one record; more than that is not taken at once.
-pub(crate) const RECORD_BYTES: usize = 16 << 10;
 
 /// Why a channel has failed.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -113,6 +111,11 @@ impl Channel {
         if !std::mem::replace(&mut self.has_closed, true) {
             self.connection.send_close_notify();
         }
+    }
+
+    /// True once good-bye was said to the peer; it may still wait to be sent.
+    pub fn has_closed(&self) -> bool {
+        self.has_closed
     }
 
     /// True once the peer said good-bye. A connection that ends without it may have been cut by somebody else.

@@ -21,6 +21,8 @@
 //! # Ok(()) }
 //! ```
 
+#[cfg(not(feature = "tls"))]
+mod absent;
 #[cfg(feature = "tls")]
 mod certificates;
 #[cfg(feature = "tls")]
@@ -28,10 +30,15 @@ mod channel;
 #[cfg(feature = "tls")]
 mod pem;
 
+#[cfg(not(feature = "tls"))]
+pub use absent::{Channel, ServerTls, TlsError};
 #[cfg(feature = "tls")]
 pub use certificates::{CertificateError, ClientCerts, ClientTls, ServerTls};
 #[cfg(feature = "tls")]
 pub use channel::{Channel, TlsError};
+
+/// Most plaintext in one record; more than that is not encrypted at once.
+pub(crate) const RECORD_BYTES: usize = 16 << 10;
 
 use std::fmt;
 use std::str::FromStr;

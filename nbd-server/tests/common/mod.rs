@@ -1,6 +1,12 @@
 //! A raw NBD client that waits for its answers, and servers to try it on.
 #![allow(dead_code, clippy::unwrap_used)] // each test file uses its part; a test may unwrap
 
+#[cfg(feature = "tls")]
+#[path = "../../src/tls/samples.rs"]
+pub mod samples;
+#[cfg(feature = "tls")]
+pub mod tls;
+
 use nbd_server::engine::Devices;
 use nbd_server::export::{Export, ExportId};
 use nbd_server::listen::{ListenAddr, Listener};
@@ -46,6 +52,26 @@ impl Server {
             })
             .unwrap();
         Server { reactor: Some(reactor), handle, path, addr: OnceCell::new(), _dir: dir }
+    }
+
+    /// One more place to connect to, with TLS by the certificates in `dir`; they are used for all places.
+    #[cfg(feature = "tls")]
+    pub fn listen_with_tls(
+        &self,
+        dir: &Path,
+        mode: nbd_server::tls::TlsMode,
+        clients: nbd_server::tls::ClientCerts,
+    ) -> PathBuf {
+        let path = self.path.with_file_name(format!("{mode}-{clients:?}"));
+        let listener = Listener::bind(&ListenAddr::Unix(path.clone())).unwrap().with_tls(mode);
+        let certificates = nbd_server::tls::ServerTls::from_dir(dir, clients).unwrap();
+        self.handle
+            .call(move |host| {
+                host.set_certificates(Some(certificates));
+                host.add_listener(listener).unwrap();
+            })
+            .unwrap();
+        path
     }
 
     pub fn connect(&self, structured: bool) -> Client {

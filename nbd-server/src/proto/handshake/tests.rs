@@ -3,6 +3,7 @@
 use super::super::wire::info;
 use super::*;
 use crate::export::Exports;
+use crate::tls::TlsMode;
 use proptest::prelude::*;
 use raidcore::dev::{BlockSize, Geometry};
 
@@ -171,6 +172,78 @@ fn what_cannot_be_answered_closes_the_connection() {
     for (flags, bytes, violation) in cases {
         assert_eq!(converse(&exports, &[flags, &bytes]).1, Err(violation));
     }
+}
+
+/// Feeds `bytes` to a handshake that stands like this with TLS.
+fn with_tls(tls: TlsState, bytes: &[u8]) -> (Handshake, Vec<u8>, Result<Progress, Violation>) {
+    let (mut handshake, mut out) = (Handshake::with_tls(tls), Vec::new());
+    let mut input = &[&FIXED, bytes].concat()[..];
+    loop {
+        let (used, progress) = handshake.feed(input, &Offers::all(&exports(&["secret"])), &mut out);
+        input = &input[used..];
+        if progress != Ok(Progress::Answered) {
+            return (handshake, out, progress);
+        }
+    }
+}
+
+const ALLOWED: TlsState = TlsState::Clear { mode: TlsMode::Allow, is_possible: true };
+const REQUIRED: TlsState = TlsState::Clear { mode: TlsMode::Require, is_possible: true };
+
+#[test]
+fn tls_starts_where_it_may_and_is_refused_with_the_reason_elsewhere() {
+    let off = TlsState::Clear { mode: TlsMode::Off, is_possible: true };
+    let impossible = TlsState::Clear { mode: TlsMode::Require, is_possible: false };
+    let cases = [
+        (off, rep::ERR_POLICY),
+        (impossible, rep::ERR_UNSUP),
+        (TlsState::NEVER, rep::ERR_UNSUP),
+        (TlsState::On, rep::ERR_INVALID),
+    ];
+    for (tls, kind) in cases {
+        let (_, out, end) = with_tls(tls, &option(opt::STARTTLS, b""));
+        assert_eq!((be_u32(&out, 12), end), (kind, Ok(Progress::More)), "{tls:?}");
+    }
+    for tls in [ALLOWED, REQUIRED] {
+        let (_, out, end) = with_tls(tls, &option(opt::STARTTLS, b""));
+        assert_eq!((out, end), (reply(opt::STARTTLS, rep::ACK, b""), Ok(Progress::StartTls)));
+        let (_, out, end) = with_tls(tls, &option(opt::STARTTLS, b"x"));
+        assert_eq!((be_u32(&out, 12), end), (rep::ERR_INVALID, Ok(Progress::More)));
+    }
+}
+
+#[test]
+fn where_tls_is_required_nothing_is_told_in_clear() {
+    for number in (0..14).filter(|number| ![opt::EXPORT_NAME, opt::ABORT, opt::STARTTLS].contains(number)) {
+        for data in [&b""[..], b"\0\0\0\x06secret\0\0", &[0; 8192]] {
+            let (_, out, end) = with_tls(REQUIRED, &option(number, data));
+            assert_eq!((be_u32(&out, 12), end), (rep::ERR_TLS_REQD, Ok(Progress::More)), "option {number}");
+            assert!(out.len() < 100);
+        }
+    }
+    assert_eq!(with_tls(REQUIRED, &option(opt::EXPORT_NAME, b"secret")).2, Err(Violation::TlsRequired));
+    assert_eq!(with_tls(REQUIRED, &option(opt::EXPORT_NAME, b"nope")).2, Err(Violation::TlsRequired));
+    assert_eq!(with_tls(REQUIRED, &option(opt::ABORT, b"")).2, Ok(Progress::Aborted));
+    assert!(matches!(with_tls(ALLOWED, &option(opt::EXPORT_NAME, b"secret")).2, Ok(Progress::Chosen(_))));
+}
+
+#[test]
+fn clear_bytes_behind_starttls_close_the_connection() {
+    for behind in [&b"x"[..], &option(opt::LIST, b""), &go(opt::GO, "secret", &[])] {
+        let (_, out, end) = with_tls(REQUIRED, &[&option(opt::STARTTLS, b""), behind].concat());
+        assert_eq!(end, Err(Violation::ClearBehindStartTls));
+        assert_eq!(out, reply(opt::STARTTLS, rep::ACK, b""));
+    }
+}
+
+#[test]
+fn what_was_negotiated_in_clear_is_forgotten() {
+    let clear = [option(opt::STRUCTURED_REPLY, b""), option(opt::STARTTLS, b"")].concat();
+    let (mut handshake, _, end) = with_tls(ALLOWED, &clear);
+    assert_eq!(end, Ok(Progress::StartTls));
+    let (exports, mut out) = (exports(&["secret"]), Vec::new());
+    let (_, end) = handshake.feed(&go(opt::GO, "secret", &[]), &Offers::all(&exports), &mut out);
+    assert!(matches!(end, Ok(Progress::Chosen(Negotiated { style: Style::Simple, .. }))), "{end:?}");
 }
 
 #[test]
