@@ -126,12 +126,12 @@ impl Listener {
         };
         // A ring waits for clients by itself, but only where the socket says that it may be waited for.
         rustix::io::ioctl_fionbio(&fd, false).map_err(refused)?;
-        Ok(Listener { addr, fd: Arc::new(fd), file: None })
+        Ok(Listener { addr, fd: Arc::new(fd), file: None, tls: TlsMode::Off })
     }
 
     /// The same socket once more, to be served. Its file stays with the original.
     pub fn share(&self) -> Listener {
-        Listener { addr: self.addr.clone(), fd: Arc::clone(&self.fd), file: None }
+        Listener { addr: self.addr.clone(), fd: Arc::clone(&self.fd), file: None, tls: self.tls }
     }
 
     /// Says whether the file of a unix socket is removed when this is dropped.
