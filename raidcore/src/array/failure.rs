@@ -92,6 +92,7 @@ impl Array {
     }
 
     pub(super) fn fail_array(&mut self, id: MemberId, error: &IoError) {
+        self.members[id.0].gone |= matches!(error.kind, ErrorKind::Gone | ErrorKind::Timeout);
         if self.failed {
             return;
         }

@@ -38,6 +38,8 @@ pub(super) struct Member {
     pub(super) rebuild_given_up: bool,
     /// No longer in the member table: removed, or replaced while it was missing.
     pub(super) forgotten: bool,
+    /// Its device is gone or silent, and the array, which cannot do without it, has failed.
+    pub(super) gone: bool,
     dev: Option<Checked<Box<dyn BlockDev>>>,
     queue_depth: usize,
 }
@@ -62,6 +64,7 @@ impl Member {
             rebuilt_bytes: 0,
             rebuild_given_up: false,
             forgotten: false,
+            gone: false,
             dev: None,
             queue_depth: 0,
         }

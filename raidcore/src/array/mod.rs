@@ -23,6 +23,7 @@ mod commit;
 mod events;
 mod failure;
 mod grow;
+mod health;
 mod member;
 mod op;
 pub mod plan;
@@ -40,6 +41,7 @@ pub use admin::AdminError;
 pub use assemble::{ArrayOptions, StartError};
 pub use events::{Event, Severity};
 pub use grow::{GrowError, GrowTo, Growth};
+pub use health::{Health, HealthMap};
 pub use member::ErrorCounts;
 pub use status::{Action, ActionKind, ArrayStatus, MemberStatus};
 

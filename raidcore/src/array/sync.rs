@@ -127,14 +127,17 @@ impl Sync {
 impl Array {
     /// True if the redundancy of `unit` may not match its data.
     pub(super) fn is_unsynced(&self, unit: UnitId) -> bool {
-        match (&self.meta.resync, &self.sync) {
-            (None, _) => false,
-            (Some(_), Some(sync)) if sync.step == SyncStep::Resync => {
-                // From the first unit with a row that was left, nothing is taken for granted.
-                unit.0 >= sync.base || sync.first_left.is_some_and(|first| unit >= first)
-            }
-            (Some(bytes), _) => unit >= self.layout.unit_after(*bytes),
-        }
+        self.unsynced_from().is_some_and(|from| unit >= from)
+    }
+
+    /// The first unit whose redundancy may not match its data; so may that of all after it.
+    pub(super) fn unsynced_from(&self) -> Option<UnitId> {
+        let recorded = self.meta.resync?;
+        Some(match &self.sync {
+            // From the first unit with a row that was left, nothing is taken for granted.
+            Some(sync) if sync.step == SyncStep::Resync => sync.checkpoint(),
+            _ => self.layout.unit_after(recorded),
+        })
     }
 
     /// Starts the next walk, or feeds the one under way.

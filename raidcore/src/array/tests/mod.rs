@@ -4,6 +4,7 @@ mod degraded;
 mod edges;
 mod failure;
 mod grow;
+mod health;
 mod lifecycle;
 mod model;
 mod rig;
