@@ -4,6 +4,7 @@
 //! ([`time::Clock`]), memory ([`buf::Slab`]) and I/O come in from outside, so that the same code runs on real
 //! disks ([`uring`]) and in a simulator ([`sim`]) whose every failure replays from its seed.
 
+pub mod allocation;
 pub mod array;
 pub mod blocking;
 pub mod buf;

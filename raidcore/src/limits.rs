@@ -36,6 +36,17 @@ pub const MAX_ROW_BYTES: u32 = 64 << 10;
 /// Requests an array accepts before it completes further ones with `Busy`.
 pub const ARRAY_QUEUE_DEPTH: u32 = 4096;
 
+/// Memory of the map of known zeroes of one logical unit, at 2 MiB per TiB: enough for 128 TiB. What lies past it is
+/// never known to be zeroes.
+pub const MAX_ZERO_MAP_BYTES: usize = 256 << 20;
+/// Zeroings of one logical unit under way that may add to its map; what more there are leave it as it is.
+pub const MAX_ZERO_CLAIMS: usize = 256;
+/// Holes of one member that are looked for when it is opened; what follows them counts as data.
+pub const MAX_MEMBER_HOLES: usize = 16 << 10;
+/// Granules of a logical unit that are looked at one by one when an array starts, a fraction of a second's worth; what
+/// follows them counts as data. Stretches in which all members have holes, or none, are not looked at so.
+pub const MAX_START_GRANULES: u64 = 4 << 20;
+
 /// The deadline of a member's I/O where nobody set another one.
 pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(30);
 

@@ -18,6 +18,7 @@
 //! [`submit`](BlockDev::submit) and [`reap`](BlockDev::reap).
 
 mod admin;
+mod allocation;
 mod assemble;
 mod commit;
 mod events;

@@ -244,7 +244,7 @@ impl Array {
     }
 
     /// Addresses that a set of whole units covers without a gap: a chunk of each data column.
-    fn zero_step_bytes(&self) -> u64 {
+    pub(super) fn zero_step_bytes(&self) -> u64 {
         self.layout.columns() as u64 * u64::from(self.layout.chunk_bytes())
     }
 

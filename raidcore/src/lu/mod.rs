@@ -8,12 +8,14 @@
 //!   later one waits. So a patch never brings back what another write has replaced.
 //! - Each request is answered once, also when it is refused; a read gets its own memory back.
 //! - Whatever waits, for another write or for memory, is answered by its deadline.
+//! - What it says is known to be zeroes reads as zeroes: all that changes the unit comes past here.
 
 mod patch;
 
 #[cfg(test)]
 mod tests;
 
+use crate::allocation::ZeroMap;
 use crate::buf::{BufList, Slab};
 use crate::dev::{BlockDev, Completion, ErrorKind, Geometry, IoError, Op, Request, Tag};
 use crate::limits::MAX_BLOCK_BYTES;
@@ -34,6 +36,7 @@ pub struct Lu<D> {
     slab: Slab,
     clock: Clock,
     geometry: Geometry,
+    zeroes: ZeroMap,
     requests: Slots<InFlight>,
     /// Block ranges of writes that patch blocks, while they are in flight.
     patches: Vec<(Key, Range<u64>)>,
@@ -76,6 +79,7 @@ impl<D: BlockDev> Lu<D> {
             slab: slab.clone(),
             clock: clock.clone(),
             geometry,
+            zeroes: ZeroMap::unknown(geometry.size_bytes, None),
             requests: Slots::new(),
             patches: Vec::new(),
             waiting: VecDeque::new(),
@@ -86,6 +90,16 @@ impl<D: BlockDev> Lu<D> {
             below: Vec::new(),
             finished: Vec::new(),
         }
+    }
+
+    /// Begins with what is known to be zeroes of the device, to which nothing was written since that was found out.
+    pub fn with_zero_map(self, zeroes: ZeroMap) -> Lu<D> {
+        Lu { zeroes, ..self }
+    }
+
+    /// What is known to be zeroes now.
+    pub fn zeroes(&self) -> &ZeroMap {
+        &self.zeroes
     }
 
     /// The device below.
@@ -133,11 +147,15 @@ impl<D: BlockDev> Lu<D> {
             return Err(request);
         }
         let Request { tag, op, deadline } = request;
+        if matches!(op, Op::Write { .. } | Op::WriteZeroes { unmap: false, .. }) {
+            self.zeroes.on_write(&blocks);
+        }
         match op {
             _ if aligned => self.forward(tag, op, deadline, blocks),
             Op::Discard { .. } => self.discard(tag, offset..offset + len, deadline),
             _ => {
                 let key = self.requests.insert(InFlight { tag, blocks: blocks.clone(), job: None });
+                self.note_zeroing(key, &op);
                 if !blocks.is_empty() {
                     self.patches.push((key, blocks));
                 }
@@ -161,7 +179,20 @@ impl<D: BlockDev> Lu<D> {
     /// Sends an aligned request down.
     fn forward(&mut self, tag: Tag, op: Op, deadline: Time, blocks: Range<u64>) {
         let key = self.requests.insert(InFlight { tag, blocks, job: None });
+        self.note_zeroing(key, &op);
         self.submit_below(key, op, deadline);
+    }
+
+    /// What may have become zeroes without taking space, if this operation does so, is known when it has succeeded.
+    fn note_zeroing(&mut self, key: Key, op: &Op) {
+        let is_discard = match op {
+            Op::Discard { .. } => true,
+            Op::WriteZeroes { unmap: true, .. } => false,
+            _ => return,
+        };
+        let others = self.requests.iter().filter(|(other, _)| *other != key);
+        let in_flight = others.map(|(_, request)| request.blocks.clone());
+        self.zeroes.on_zeroing(key, op.range(), is_discard, in_flight);
     }
 
     fn submit_below(&mut self, key: Key, op: Op, deadline: Time) {
@@ -177,6 +208,7 @@ impl<D: BlockDev> Lu<D> {
             None => {
                 let Some(InFlight { tag, blocks, .. }) = self.requests.remove(key) else { return };
                 self.released |= !blocks.is_empty();
+                self.zeroes.on_end(key, completion.result.is_ok());
                 self.finished.push(Completion { tag, ..completion });
             }
         }
@@ -201,6 +233,7 @@ impl<D: BlockDev> Lu<D> {
     fn end_job(&mut self, key: Key, job: Job, result: Result<(), IoError>) {
         let Some(InFlight { tag, blocks, .. }) = self.requests.remove(key) else { return };
         self.released |= !blocks.is_empty();
+        self.zeroes.on_end(key, result.is_ok());
         self.patches.retain(|(other, _)| *other != key);
         self.finished.push(job.end(tag, result));
     }

@@ -266,3 +266,51 @@ fn every_segment_of_an_unaligned_write_is_whole_blocks_of_aligned_memory() {
         }
     }
 }
+
+/// Overlapping writes and zeroings in flight together, done in any order: whichever came last, what is then known to
+/// be zeroes is. Of those that never met, each leaves what it says.
+#[test]
+fn of_writes_and_zeroings_in_flight_together_no_write_is_taken_for_zeroes() {
+    use crate::allocation::GRANULE_BYTES;
+    let size = 16 * GRANULE_BYTES;
+    let (mut met, mut kept) = (0, 0);
+    for seed in 0..60 {
+        let clock = Clock::virtual_at(Time::from_ns(1));
+        let latency = Latency { min: Duration::from_micros(1), max: Duration::from_micros(500) };
+        let config = DiskConfig { latency, ..DiskConfig::quiet(size, BlockSize::B4096) }.with_seed(seed);
+        let (disk, slab) = (Disk::new(config, &clock), Slab::new(&SlabConfig::small()).unwrap());
+        let mut lu = Lu::new(Checked::new(disk.device()), &slab, &clock);
+        let mut rng = Rng::new(seed);
+        for tag in 0..150 {
+            let offset = rng.below(size / 512) * 512;
+            let len = ((1 + rng.below(500)) * 512).min(size - offset);
+            let op = if rng.chance(0.6) {
+                Op::WriteZeroes { offset, len, fua: false, unmap: true }
+            } else {
+                let len = len.min(9 * 512) as usize;
+                let mut buf = slab.alloc(len).unwrap();
+                buf.fill(tag as u8 | 1);
+                Op::Write { offset, data: ViewList::from_iter([buf.freeze()]), fua: false }
+            };
+            lu.submit(Request { tag: Tag(tag), op, deadline: Time::NEVER });
+            // Some of them end before the next is sent.
+            let stay = rng.index(5);
+            let in_flight = |lu: &Lu<_>| lu.requests.len() + lu.waiting.len();
+            run_until(&clock, &mut lu, &mut Vec::new(), |lu, _| in_flight(lu) <= stay).unwrap();
+            met += usize::from(stay > 0);
+            if stay == 0 {
+                let mut at = 0;
+                for (len, zero) in lu.zeroes().runs(0..size) {
+                    let is_zero = disk.peek(at, len).iter().all(|&byte| byte == 0);
+                    assert!(
+                        !zero || is_zero,
+                        "seed {seed}, request {tag}: data at {at} is said to be zeroes"
+                    );
+                    kept += usize::from(zero);
+                    at += len;
+                }
+            }
+        }
+    }
+    assert!(met > 1000 && kept > 1000, "{met} {kept}");
+}

@@ -20,8 +20,11 @@ use super::open::{OpenError, OpenHow, Opened, Warning, open};
 use super::port::Outcome;
 use super::ring::Ring;
 use super::slot::{Done, Ending, Failure, Inbox, Work};
+use crate::allocation::Holes;
 use crate::buf::{Buf, BufList, Exhausted, ViewList, list_len};
 use crate::dev::{BlockDev, Completion, ErrorKind, Geometry, IoError, Op, OpKind, Request, Tag};
+use crate::limits::MAX_MEMBER_HOLES;
+use rustix::fs::SeekFrom;
 use rustix::io::{Errno, ReadWriteFlags};
 use smallvec::SmallVec;
 use std::cell::Cell;
@@ -79,6 +82,26 @@ impl File {
     /// The name it was opened by.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// What the file system says are holes; of a block device nothing is known. It is asked once per hole, and may
+    /// block: use it before the ring's thread has others to serve.
+    pub fn holes(&self) -> Holes {
+        let (mut holes, mut at, size) = (Holes::none(), 0, self.geometry.size_bytes);
+        for _ in 0..MAX_MEMBER_HOLES {
+            if self.is_block || at >= size {
+                break;
+            }
+            let Ok(hole) = rustix::fs::seek(&self.handle.fd, SeekFrom::Hole(at)) else { break };
+            at = match rustix::fs::seek(&self.handle.fd, SeekFrom::Data(hole)) {
+                Ok(data) => data.min(size),
+                // No data after it.
+                Err(Errno::NXIO) => size,
+                Err(_) => break,
+            };
+            holes.push(hole..at);
+        }
+        holes
     }
 
     fn start(&self, request: Request) {

@@ -10,3 +10,4 @@ mod model;
 mod rig;
 mod storm;
 mod unsynced;
+mod zeroes;

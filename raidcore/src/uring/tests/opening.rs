@@ -60,3 +60,22 @@ fn a_file_system_without_direct_io_is_used_with_one_warning() {
     let place = on_disk(1 << 20);
     assert_eq!(File::open(&place.path, &ring, OpenHow::MEMBER).unwrap().warning(), None);
 }
+
+#[test]
+fn the_holes_of_a_file_are_where_nothing_was_written_and_those_of_a_device_are_not_known() {
+    use std::os::unix::fs::FileExt;
+    let ring = ring();
+    for place in [on_disk(8 << 20), in_memory(8 << 20)] {
+        let holes = || -> Vec<_> {
+            let file = File::open(&place.path, &ring, OpenHow::EXAMINE).unwrap();
+            file.holes().iter().collect()
+        };
+        assert_eq!(holes(), vec![0..8 << 20; 1]);
+        let writer = std::fs::OpenOptions::new().write(true).open(&place.path).unwrap();
+        writer.write_all_at(&[1; 1 << 20], 2 << 20).unwrap();
+        writer.write_all_at(&[1; 1 << 20], 7 << 20).unwrap();
+        assert_eq!(holes(), [0..2 << 20, 3 << 20..7 << 20]);
+        writer.write_all_at(&vec![1; 8 << 20], 0).unwrap();
+        assert_eq!(holes(), []);
+    }
+}
