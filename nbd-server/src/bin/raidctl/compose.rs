@@ -18,6 +18,7 @@ use crate::succession::{Estate, SuccessionDesk};
 use nbd_server::export::Export;
 use nbd_server::listen::{ListenAddr, Listener};
 use nbd_server::reactor::{CallError, Io, Reactor, ReactorConfig, StopLimits, StopReport};
+use raidcore::allocation::{Holes, ZeroMap};
 use raidcore::array::{Array, ArrayOptions};
 use raidcore::dev::BlockDev;
 use raidcore::meta::{self, Assembly, Found, LeftOutReason, LoadError, StoreError};
@@ -247,7 +248,7 @@ fn furnish(io: &Io, devices: &[PathBuf], force: bool, window: Arc<Window>) -> Ou
             start(io, &assembly, &found, &mut files)
         });
         match started {
-            Ok(array) => house.take_in(array, &io.slab),
+            Ok((array, zeroes)) => house.take_in(array, zeroes, &io.slab),
             Err(failure) => troubles.push(failure.to_string()),
         }
     }
@@ -311,8 +312,14 @@ fn catch_up(
     Ok(())
 }
 
-/// Starts an array on its devices; says what is left out and what is missing.
-fn start(io: &Io, assembly: &Assembly, found: &[Found], files: &mut [Option<File>]) -> Outcome<Array> {
+/// Starts an array on its devices; says what is left out and what is missing. With it comes what is known of it to be
+/// zeroes.
+fn start(
+    io: &Io,
+    assembly: &Assembly,
+    found: &[Found],
+    files: &mut [Option<File>],
+) -> Outcome<(Array, ZeroMap)> {
     let name = &assembly.array.name;
     for left_out in &assembly.left_out {
         match left_out.reason {
@@ -325,12 +332,17 @@ fn start(io: &Io, assembly: &Assembly, found: &[Found], files: &mut [Option<File
     for lost in assembly.lost.iter().filter(|lost| lost.left_out.is_none()) {
         tracing::warn!("{name}: {lost}");
     }
+    let file_of = |&index: &usize| files.get(index).and_then(Option::as_ref);
+    let holes_in = |index: &Option<usize>| index.as_ref().and_then(file_of).map(File::holes);
+    let holes: Vec<Option<Holes>> = assembly.slots.iter().map(holes_in).collect();
     let used = assembly.slots.iter().flatten().chain(&assembly.spares);
     let devices = used
         .filter_map(|&index| Some((index, Box::new(files.get_mut(index)?.take()?) as Box<dyn BlockDev>)))
         .collect();
-    Array::assemble(assembly, found, devices, &io.clock, &io.slab, ArrayOptions::default())
-        .context(format!("array {name}"))
+    let array = Array::assemble(assembly, found, devices, &io.clock, &io.slab, ArrayOptions::default())
+        .context(format!("array {name}"))?;
+    let zeroes = array.zero_map(|slot| holes.get(slot.index()).cloned().flatten().unwrap_or_default());
+    Ok((array, zeroes))
 }
 
 /// Where clients find `export`, one URI per place.

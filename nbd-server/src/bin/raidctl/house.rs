@@ -6,16 +6,19 @@
 //! It never logs and never blocks; who follows the events logs them.
 
 use crate::events::{EventLog, Severity};
+use crate::extents;
 use crate::moderation::Moderation;
 use crate::report::{self, StatusReport};
 use nbd_server::engine::Engine;
-use nbd_server::export::{Export, ExportId};
+use nbd_server::export::{Export, ExportId, Extent, MetaContext};
 use parking_lot::Mutex;
+use raidcore::allocation::ZeroMap;
 use raidcore::array::{Array, Event};
 use raidcore::buf::Slab;
 use raidcore::dev::{BlockDev, Completion, ErrorKind, Request};
 use raidcore::lu::Lu;
 use raidcore::time::{Clock, Time};
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -66,14 +69,14 @@ impl House {
         }
     }
 
-    /// Takes an array in. Memory for requests smaller than a block comes from `slab`.
-    pub fn take_in(&mut self, array: Array, slab: &Slab) {
+    /// Takes an array in, of which `zeroes` is known. Memory for requests smaller than a block comes from `slab`.
+    pub fn take_in(&mut self, array: Array, zeroes: ZeroMap, slab: &Slab) {
         let export = ExportId(self.next_export);
         self.next_export += 1;
         self.arrays.push(Hosted {
             export,
             name: array.name(),
-            lu: Lu::new(array, slab, &self.clock),
+            lu: Lu::new(array, slab, &self.clock).with_zero_map(zeroes),
             corrected: Moderation::default(),
         });
     }
@@ -221,6 +224,13 @@ impl Engine for House {
         arrays.chain([refused, publish]).flatten().min()
     }
 
+    fn extents(&mut self, export: ExportId, context: MetaContext, range: Range<u64>, out: &mut Vec<Extent>) {
+        match self.arrays.iter().find(|hosted| hosted.export == export) {
+            Some(hosted) => extents::tell(&hosted.lu, context, range, out),
+            None => out.push(Extent { len: range.end - range.start, flags: 0 }),
+        }
+    }
+
     fn begin_stop(&mut self) {
         for hosted in &mut self.arrays {
             hosted.lu.dev_mut().stop();
@@ -243,6 +253,7 @@ impl Drop for House {
 mod tests {
     use super::*;
     use nbd_server::ram::RamDisk;
+    use raidcore::allocation::Holes;
     use raidcore::array::ArrayOptions;
     use raidcore::blocking::{Blocking, VirtualDriver};
     use raidcore::buf::SlabConfig;
@@ -285,7 +296,9 @@ mod tests {
         let slab = Slab::new(&SlabConfig::small()).unwrap();
         let window = Arc::new(Window::default());
         let mut house = House::new(&clock, Arc::clone(&window));
-        house.take_in(mirror(&clock, &slab), &slab);
+        let array = mirror(&clock, &slab);
+        let zeroes = array.zero_map(|_| Holes::none());
+        house.take_in(array, zeroes, &slab);
         house.publish();
         house.array_mut("v").unwrap().1.fail("ram1").unwrap();
         let mut done = Vec::new();

@@ -14,6 +14,7 @@ mod daemon;
 mod desk;
 mod devices;
 mod events;
+mod extents;
 mod failure;
 mod herald;
 mod house;
