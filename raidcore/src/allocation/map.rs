@@ -35,21 +35,17 @@ impl ZeroMap {
     ///
     /// [`Array::zero_map`]: crate::array::Array::zero_map
     pub fn unknown(size_bytes: u64, discard_step: Option<u64>) -> ZeroMap {
-        let words = size_bytes.div_ceil(GRANULE_BYTES).div_ceil(64).min(MAX_ZERO_MAP_BYTES as u64 / 8);
-        ZeroMap { words: vec![0; words as usize], size_bytes, discard_step, claims: Vec::new() }
+        ZeroMap { words: vec![0; words_for(size_bytes)], size_bytes, discard_step, claims: Vec::new() }
     }
 
-    /// The unit has another size now: nothing is known of what was added, nor of a last granule that was short.
-    pub fn resize(&mut self, size_bytes: u64) {
-        let short = self.size_bytes.min(size_bytes) / GRANULE_BYTES;
-        let ZeroMap { words, discard_step, .. } = self;
-        let mut resized = ZeroMap::unknown(size_bytes, *discard_step);
-        let kept = words.len().min(resized.words.len());
-        resized.words[..kept].copy_from_slice(&words[..kept]);
-        let beyond = short..resized.words.len() as u64 * 64;
-        resized
-            .each_word(beyond.start..beyond.end.min(short.next_multiple_of(64)), |word, mask| *word &= !mask);
-        *self = resized;
+    /// The unit has become larger: nothing is known of what was added, nor of a last granule that was short.
+    pub fn grow(&mut self, size_bytes: u64) {
+        let known = self.size_bytes / GRANULE_BYTES;
+        self.each_word(known..known + 1, |word, mask| *word &= !mask);
+        self.words.resize(words_for(size_bytes).max(self.words.len()), 0);
+        self.size_bytes = size_bytes.max(self.size_bytes);
+        // They may end with that granule.
+        self.claims.clear();
     }
 
     /// Parts of `range` and whether each is known to be zeroes, from its start on. They lie end to end and may stop
@@ -195,6 +191,11 @@ impl ZeroMap {
             at = until;
         }
     }
+}
+
+fn words_for(size_bytes: u64) -> usize {
+    let words = size_bytes.div_ceil(GRANULE_BYTES).div_ceil(64);
+    words.min(MAX_ZERO_MAP_BYTES as u64 / 8) as usize
 }
 
 #[cfg(test)]

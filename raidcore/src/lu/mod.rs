@@ -214,6 +214,14 @@ impl<D: BlockDev> Lu<D> {
         }
     }
 
+    fn follow_growth(&mut self) {
+        let size_bytes = self.dev.geometry().size_bytes;
+        if size_bytes > self.geometry.size_bytes {
+            self.geometry.size_bytes = size_bytes;
+            self.zeroes.grow(size_bytes);
+        }
+    }
+
     fn put_back(&mut self, key: Key, job: Box<Job>) {
         if let Some(request) = self.requests.get_mut(key) {
             request.job = Some(job);
@@ -337,7 +345,7 @@ impl<D: BlockDev> BlockDev for Lu<D> {
             let mut below = std::mem::take(&mut self.below);
             self.dev.reap(&mut below);
             // An array that grows is larger from one turn to the next.
-            self.geometry.size_bytes = self.geometry.size_bytes.max(self.dev.geometry().size_bytes);
+            self.follow_growth();
             below.drain(..).for_each(|completion| self.on_answer(completion));
             self.below = below;
             self.feed();

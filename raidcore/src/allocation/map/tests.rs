@@ -132,7 +132,7 @@ fn claims_are_bounded_and_what_has_no_room_is_only_forgotten() {
 fn a_unit_that_grows_knows_nothing_of_what_was_added() {
     let mut map = ZeroMap::unknown(SIZE, None);
     map.set(0..SIZE);
-    map.resize(SIZE + 100 * GRANULE_BYTES);
+    map.grow(SIZE + 100 * GRANULE_BYTES);
     let runs: Vec<_> = map.runs(0..u64::MAX).collect();
     assert_eq!(runs[0], ((GRANULES - 1) * GRANULE_BYTES, true));
     assert!(runs[1..].iter().all(|(_, zero)| !zero));
