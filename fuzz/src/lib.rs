@@ -1,14 +1,15 @@
 //! What the fuzz targets do with their bytes. No fuzzer is needed to call it: nbd-server/tests/fuzz.rs runs the same
 //! functions over the seeds and over seeded mutations of them.
 //!
-//! Both targets feed the same bytes whole and in pieces: a peer's bytes may arrive in any portions, and what they
+//! The targets feed the same bytes whole and in pieces: a peer's bytes may arrive in any portions, and what they
 //! mean must not depend on that.
 
-use nbd_server::export::{Export, ExportId, Exports};
+use nbd_server::export::{Export, ExportId, Exports, MetaContext};
 use nbd_server::limits::{MAX_DRAIN_BYTES, MAX_REQUEST_BYTES};
 use nbd_server::offers::Offers;
 use nbd_server::proto::reply::Style;
-use nbd_server::proto::{Command, Handshake, Progress, Step, Terms, Transmission, Violation};
+use nbd_server::proto::wire::{OPTION_MAGIC, opt};
+use nbd_server::proto::{Command, Contexts, Handshake, Progress, Step, Terms, Transmission, Violation};
 use raidcore::dev::{BlockSize, Geometry};
 
 /// A client's side of a handshake. The first byte sets the size of the pieces.
@@ -21,6 +22,27 @@ pub fn handshake(data: &[u8]) {
     assert!(whole.0.len() <= 256 * options, "{} bytes sent for {} received", whole.0.len(), bytes.len());
 }
 
+/// The data of an option about metadata contexts, in a handshake that is otherwise in order. The first byte sets the
+/// size of the pieces, the second the option.
+pub fn meta_contexts(data: &[u8]) {
+    let [portion, kind, bytes @ ..] = data else { return };
+    let number = if kind & 1 == 0 { opt::LIST_META_CONTEXT } else { opt::SET_META_CONTEXT };
+    let agreement = if kind & 2 == 0 { opt::STRUCTURED_REPLY } else { opt::EXTENDED_HEADERS };
+    let choice = option(opt::GO, b"\0\0\0\x04vol0\0\0");
+    let stream = [vec![0, 0, 0, 3], option(agreement, b""), option(number, bytes), choice].concat();
+    let whole = converse(&stream, stream.len());
+    assert_eq!(converse(&stream, usize::from(*portion) + 1), whole);
+    let (out, end, taken) = whole;
+    // Three options, each answered in a line or two, whatever the queries are.
+    assert!(out.len() <= 512 && taken == stream.len(), "{} bytes sent, {taken} taken", out.len());
+    match end {
+        Ok(Progress::Chosen(chosen)) => {
+            assert!(number == opt::SET_META_CONTEXT || chosen.contexts.is_empty())
+        }
+        other => panic!("a well-formed handshake ends with {other:?}"),
+    }
+}
+
 /// A client's side of a transmission. The first byte sets the size of the pieces, the second the export.
 pub fn requests(data: &[u8]) {
     let [portion, kind, bytes @ ..] = data else { return };
@@ -31,10 +53,25 @@ pub fn requests(data: &[u8]) {
         read_only: kind & 4 != 0,
         trim: kind & 8 != 0,
         fast_zeroes: kind & 16 != 0,
-        style: if kind & 32 == 0 { Style::Simple } else { Style::Structured },
+        style: match kind >> 5 & 3 {
+            0 => Style::Simple,
+            1 => Style::Structured,
+            _ => Style::Extended,
+        },
+        contexts: match kind >> 5 {
+            0 | 2 | 4 => Contexts::NONE,
+            6 => Contexts::only(MetaContext::Health),
+            _ => Contexts::all(),
+        },
+        long_piece: 1 << 20,
     };
     let whole = transmit(terms, bytes, bytes.len());
     assert_eq!(transmit(terms, bytes, usize::from(*portion) + 1), whole);
+}
+
+fn option(number: u32, data: &[u8]) -> Vec<u8> {
+    let header = [OPTION_MAGIC.to_be_bytes().to_vec(), number.to_be_bytes().to_vec()].concat();
+    [&header, &(data.len() as u32).to_be_bytes()[..], data].concat()
 }
 
 type End = Result<Progress, Violation>;
@@ -91,9 +128,9 @@ fn transmit(terms: Terms, bytes: &[u8], portion: usize) -> Vec<Seen> {
             assert!(stream.wants_bytes() > 0 && stream.payload_left() <= MAX_DRAIN_BYTES);
             match stream.next(&mut input) {
                 Ok(Step::More) => break assert!(input.is_empty(), "bytes are left though more are wanted"),
-                Ok(Step::Request(cookie, command)) => {
+                Ok(Step::Request(id, command)) => {
                     check(&terms, command);
-                    seen.push(Seen::Request(cookie.0, command));
+                    seen.push(Seen::Request(id.cookie.0, command));
                 }
                 Ok(Step::Payload(bytes)) => {
                     let sum: u64 = bytes.iter().map(|byte| u64::from(*byte)).sum();
@@ -106,7 +143,7 @@ fn transmit(terms: Terms, bytes: &[u8], portion: usize) -> Vec<Seen> {
                     }
                 }
                 Ok(Step::Refused(refusal)) => {
-                    seen.push(Seen::Refused(refusal.cookie.0, refusal.error.code()));
+                    seen.push(Seen::Refused(refusal.id.cookie.0, refusal.error.code()));
                 }
                 Err(violation) => {
                     seen.push(Seen::Violation(violation));
@@ -121,15 +158,20 @@ fn transmit(terms: Terms, bytes: &[u8], portion: usize) -> Vec<Seen> {
 /// Whatever a client sends, a request that is executed lies within the export and is permitted.
 fn check(terms: &Terms, command: Command) {
     let (offset, len, writes, payload) = match command {
-        Command::Read { offset, len } => (offset, len, false, true),
-        Command::Write { offset, len, .. } => (offset, len, true, true),
+        Command::Read { offset, len, .. } => (offset, u64::from(len), false, true),
+        Command::Write { offset, len, .. } => (offset, u64::from(len), true, true),
         Command::Trim { offset, len, .. } => (offset, len, true, false),
         Command::WriteZeroes { offset, len, .. } => (offset, len, true, false),
+        Command::Cache { offset, len } => (offset, len, false, false),
+        Command::BlockStatus { offset, len, contexts, .. } => {
+            assert!(!contexts.is_empty() && contexts.iter().all(|context| terms.contexts.contains(context)));
+            (offset, len, false, false)
+        }
         Command::Flush | Command::Disconnect => return,
     };
-    let end = offset.checked_add(u64::from(len));
-    assert!(len > 0 && end.is_some_and(|end| end <= terms.size_bytes), "{command:?}");
-    assert!(offset.is_multiple_of(u64::from(terms.min_block)) && len.is_multiple_of(terms.min_block));
-    assert!(!payload || len <= terms.max_payload, "{command:?}");
+    let (min, max) = (u64::from(terms.min_block), u64::from(terms.max_payload));
+    assert!(len > 0 && offset.checked_add(len).is_some_and(|end| end <= terms.size_bytes), "{command:?}");
+    assert!(offset.is_multiple_of(min) && len.is_multiple_of(min), "{command:?}");
+    assert!(!payload || len <= max, "{command:?}");
     assert!(!writes || !terms.read_only, "{command:?}");
 }

@@ -5,6 +5,8 @@
 
 use crate::access::Access;
 use crate::limits::{MAX_DESCRIPTION_BYTES, MAX_EXPORTS, MAX_REQUEST_BYTES};
+use crate::proto::Contexts;
+use crate::proto::reply::Style;
 use crate::proto::wire::transmission_flags as flags;
 use raidcore::dev::Geometry;
 use raidcore::limits::MAX_NAME_BYTES;
@@ -33,16 +35,20 @@ impl Export {
     ///
     /// `NBD_FLAG_CAN_MULTI_CONN` is always true here: all connections share one device, and a flush covers
     /// every write that was answered on any of them.
-    pub fn flags(&self, structured: bool) -> u16 {
+    ///
+    /// `contexts` are those that were selected for it. `NBD_CMD_CACHE` is told of because it does something: it
+    /// reads, so bad blocks are found and repaired, and whatever caches there are below are warm afterwards.
+    pub fn flags(&self, style: Style, contexts: Contexts) -> u16 {
         let g = &self.geometry;
         let writable = !g.read_only;
-        let mut bits = flags::HAS_FLAGS | flags::SEND_FLUSH | flags::CAN_MULTI_CONN;
+        let mut bits = flags::HAS_FLAGS | flags::SEND_FLUSH | flags::CAN_MULTI_CONN | flags::SEND_CACHE;
         let mut set = |when: bool, bit: u16| bits |= if when { bit } else { 0 };
         set(g.read_only, flags::READ_ONLY);
         set(writable, flags::SEND_FUA | flags::SEND_WRITE_ZEROES | flags::SEND_FAST_ZERO);
         set(writable && g.discard, flags::SEND_TRIM);
         set(g.rotational, flags::ROTATIONAL);
-        set(structured, flags::SEND_DF);
+        set(style != Style::Simple, flags::SEND_DF);
+        set(style == Style::Extended && !contexts.is_empty(), flags::BLOCK_STAT_PAYLOAD);
         bits
     }
 
@@ -247,13 +253,19 @@ mod tests {
     #[test]
     fn only_what_is_true_is_announced() {
         let mut e = export(1, "a");
-        assert_eq!(e.flags(false) & (flags::SEND_TRIM | flags::SEND_DF | flags::READ_ONLY), 0);
+        let flags_of = |e: &Export, style| e.flags(style, Contexts::NONE);
+        let simple = flags_of(&e, Style::Simple);
+        assert_eq!(simple & (flags::SEND_TRIM | flags::SEND_DF | flags::READ_ONLY), 0);
         e.geometry.discard = true;
-        assert_ne!(e.flags(true) & flags::SEND_TRIM, 0);
-        assert_ne!(e.flags(true) & flags::SEND_DF, 0);
+        assert_ne!(flags_of(&e, Style::Structured) & flags::SEND_TRIM, 0);
+        assert_ne!(flags_of(&e, Style::Structured) & flags::SEND_DF, 0);
+        assert_eq!(e.flags(Style::Structured, Contexts::all()) & flags::BLOCK_STAT_PAYLOAD, 0);
+        assert_eq!(flags_of(&e, Style::Extended) & flags::BLOCK_STAT_PAYLOAD, 0);
+        assert_ne!(e.flags(Style::Extended, Contexts::all()) & flags::BLOCK_STAT_PAYLOAD, 0);
         e.geometry.read_only = true;
-        assert_eq!(e.flags(true) & (flags::SEND_TRIM | flags::SEND_FUA | flags::SEND_WRITE_ZEROES), 0);
-        assert_ne!(e.flags(true) & flags::READ_ONLY, 0);
+        let read_only = flags_of(&e, Style::Structured);
+        assert_eq!(read_only & (flags::SEND_TRIM | flags::SEND_FUA | flags::SEND_WRITE_ZEROES), 0);
+        assert_ne!(read_only & flags::READ_ONLY, 0);
     }
 
     #[test]

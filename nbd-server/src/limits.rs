@@ -26,6 +26,9 @@ pub const MAX_HANDSHAKE_BYTES: u64 = 64 << 20;
 /// Options a client may send before it has chosen an export.
 pub const MAX_OPTIONS: u32 = 256;
 
+/// Queries in one option about metadata contexts.
+pub const MAX_META_QUERIES: usize = 128;
+
 /// How long a client may take to choose an export, unless configured otherwise.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -72,6 +75,21 @@ pub const PIECE_BYTES: usize = 64 << 10;
 
 /// Extents an engine tells of a range at once, and of them at most as many in a reply to `NBD_CMD_BLOCK_STATUS`.
 pub const MAX_EXTENTS: usize = 1024;
+
+/// Bytes of a hole that a read tells of instead of sending zeroes, and what it is aligned to.
+pub const HOLE_BYTES: usize = 4 << 10;
+
+/// Chunks of data and holes in the reply to one read; what is left is told in the last.
+pub const MAX_READ_CHUNKS: usize = 32;
+
+/// A trim or write of zeroes is handed to the device in pieces of at most this many bytes, one after the other, each
+/// with a deadline of its own: a slow device has time for each, however long the whole is.
+pub const LONG_PIECE_BYTES: u64 = 256 << 20;
+
+/// What `NBD_CMD_CACHE` reads at most, and in which pieces; the rest of its range is not looked at.
+pub const MAX_CACHE_BYTES: u64 = 32 << 20;
+/// See [`MAX_CACHE_BYTES`].
+pub const CACHE_PIECE_BYTES: u64 = 1 << 20;
 
 /// How long a device may take for a request, unless configured otherwise. Longer than a member's deadline, so
 /// that an array has time to do without the member.
@@ -136,6 +154,8 @@ const _: () = assert!(MAX_OPTION_REPLY_BYTES > MAX_STRING_BYTES * 2 && MAX_URI_B
 const _: () = assert!(MAX_REQUEST_BYTES as u64 <= raidcore::limits::MAX_REQUEST_BYTES);
 const _: () = assert!(MAX_REQUEST_BYTES as u64 <= CLIENT_BYTES && SMALL_SHARE_BYTES <= CLIENT_BYTES);
 const _: () = assert!(CLIENT_CONNECTIONS < DEFAULT_CONNECTIONS);
+const _: () = assert!(HOLE_BYTES.is_multiple_of(512) && PIECE_BYTES.is_multiple_of(HOLE_BYTES));
+const _: () = assert!(CACHE_PIECE_BYTES <= MAX_REQUEST_BYTES as u64 && CACHE_PIECE_BYTES <= MAX_CACHE_BYTES);
 const _: () = assert!(MAX_DRAIN_BYTES > MAX_REQUEST_BYTES);
 const _: () =
     assert!(MAX_OPTION_BYTES > MAX_STRING_BYTES + 64 && MAX_OPTION_BYTES as u64 <= MAX_HANDSHAKE_BYTES);

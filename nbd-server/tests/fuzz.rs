@@ -90,3 +90,8 @@ fn no_handshake_breaks_the_server() {
 fn no_stream_of_requests_breaks_the_server() {
     run("requests", targets::requests);
 }
+
+#[test]
+fn no_query_of_metadata_contexts_breaks_the_server() {
+    run("meta_contexts", targets::meta_contexts);
+}

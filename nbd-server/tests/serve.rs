@@ -21,6 +21,8 @@ const DISC: u16 = 2;
 const FLUSH: u16 = 3;
 const TRIM: u16 = 4;
 const ZEROES: u16 = 6;
+/// In one chunk: zeroes, too, are sent.
+const DF: u16 = 1 << 2;
 
 /// A disk that holds its requests back while `held` is set, and fails those at `bad`.
 struct Moody {
@@ -183,7 +185,8 @@ fn errors_reach_the_client_by_number_and_by_word() {
         (0, WRITE, end - 1, 2, &b"xy"[..], 28),
         (0, READ, 0, 33 << 20, &b""[..], 22),
         (1 << 9, FLUSH, 0, 0, &b""[..], 22),
-        (0, 5, 0, 512, &b""[..], 22),
+        (0, 5, BAD, 512, &b""[..], 5),
+        (0, 7, 0, 512, &b""[..], 22),
         (0, 99, 0, 0, &b""[..], 22),
         (0, ZEROES, end, 1, &b""[..], 28),
     ];
@@ -271,7 +274,7 @@ fn a_client_that_never_reads_stops_only_itself() {
         let mut stream = stream;
         // Ends with an error when the server is asked to close the connection.
         (0..4000).all(|cookie| {
-            std::io::Write::write_all(&mut stream, &request(0, READ, cookie, 0, 1 << 20)).is_ok()
+            std::io::Write::write_all(&mut stream, &request(DF, READ, cookie, 0, 1 << 20)).is_ok()
         })
     });
     server.wait_for("the deaf client to fill its budget", |host| {
@@ -296,7 +299,7 @@ fn a_client_that_holds_memory_others_wait_for_is_cut_in_the_end() {
     let config = ReactorConfig { stall_timeout, ..ReactorConfig::small() };
     let server = Server::with(config, RamDisk::new(SIZE));
     let mut deaf = server.connect(true);
-    (0..2).for_each(|cookie| deaf.send(&request(0, READ, cookie, 0, 1 << 20)));
+    (0..2).for_each(|cookie| deaf.send(&request(DF, READ, cookie, 0, 1 << 20)));
     let mut stuck = server.connect_from(2, true);
     stuck.send(&[&request(0, WRITE, 1, 0, 2 << 20)[..], b"and no more"].concat());
     // Nobody is cut while there is memory for everybody: both are still there after this.
@@ -320,7 +323,7 @@ fn clients_that_take_all_memory_they_can_get_leave_room_for_newcomers() {
             if writes {
                 hog.send(&[&request(0, WRITE, 1, 0, 32 << 20)[..], &[1; 100_000]].concat());
             } else {
-                (0..16).for_each(|cookie| hog.send(&request(0, READ, cookie, 0, 32 << 20)));
+                (0..16).for_each(|cookie| hog.send(&request(DF, READ, cookie, 0, 32 << 20)));
             }
         }
         server.wait_for("two of them to hold memory", |host| {
@@ -345,7 +348,7 @@ fn clients_that_take_all_memory_they_can_get_leave_room_for_newcomers() {
 fn a_stop_does_not_wait_long_for_a_client_that_takes_no_replies() {
     let server = Server::with(ReactorConfig::server(), RamDisk::new(SIZE));
     let mut deaf = server.connect(true);
-    (0..4).for_each(|cookie| deaf.send(&request(0, READ, cookie, 0, 4 << 20)));
+    (0..4).for_each(|cookie| deaf.send(&request(DF, READ, cookie, 0, 4 << 20)));
     server.wait_for("replies that nobody takes", |host| {
         host.connections().first().is_some_and(|c| c.held_bytes >= 4 << 20 && c.in_flight == 0)
     });

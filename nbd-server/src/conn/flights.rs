@@ -4,13 +4,14 @@
 //! while an older use of it could still be answered: a stray or doubled completion finds nothing.
 
 use super::budget::Charge;
-use crate::proto::reply::Cookie;
+use super::long::Long;
+use crate::proto::reply::RequestId;
 use raidcore::dev::Tag;
 
 /// What is needed to answer a request.
 #[derive(Debug)]
 pub(super) struct Flight {
-    pub(super) cookie: Cookie,
+    pub(super) id: RequestId,
     pub(super) kind: FlightKind,
     /// The memory of the request, given back when the answer is sent (read) or queued (others).
     pub(super) charge: Option<Charge>,
@@ -19,12 +20,12 @@ pub(super) struct Flight {
 /// What the answer is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum FlightKind {
-    /// The data.
-    Read { offset: u64, len: u32 },
+    /// The data: in one chunk, or without its holes.
+    Read { len: u32, whole: bool },
     /// A plain success.
     Plain,
-    /// A flush must follow: a discard that has to be durable.
-    ThenFlush,
+    /// The next piece, and a plain success after the last.
+    Long(Long),
 }
 
 /// The table. At most 65536 slots.
@@ -80,20 +81,22 @@ pub(crate) fn connection_of(tag: Tag) -> u16 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proto::reply::Cookie;
 
     #[test]
     fn a_tag_finds_its_request_once() {
-        let flight = |n| Flight { cookie: Cookie(n), kind: FlightKind::Plain, charge: None };
+        let id = |n| RequestId { cookie: Cookie(n), offset: 0 };
+        let flight = |n| Flight { id: id(n), kind: FlightKind::Plain, charge: None };
         let mut flights = Flights::default();
         let first = flights.insert(7, 1, flight(10));
         let second = flights.insert(7, 2, flight(20));
         assert_eq!((connection_of(first), flights.len()), (7, 2));
-        assert_eq!(flights.remove(first).map(|f| f.cookie), Some(Cookie(10)));
+        assert_eq!(flights.remove(first).map(|f| f.id), Some(id(10)));
         assert!(flights.remove(first).is_none());
         let third = flights.insert(7, 3, flight(30));
         assert!(flights.remove(first).is_none());
-        assert_eq!(flights.remove(third).map(|f| f.cookie), Some(Cookie(30)));
-        assert_eq!(flights.remove(second).map(|f| f.cookie), Some(Cookie(20)));
+        assert_eq!(flights.remove(third).map(|f| f.id), Some(id(30)));
+        assert_eq!(flights.remove(second).map(|f| f.id), Some(id(20)));
         assert_eq!(flights.len(), 0);
     }
 }

@@ -14,10 +14,14 @@
 
 mod budget;
 mod flights;
+mod long;
+mod memory;
 mod outbox;
 mod payload;
 mod seal;
 mod session;
+mod sparse;
+mod status;
 
 pub(crate) use budget::{Pool, Share};
 pub(crate) use flights::connection_of;
@@ -389,6 +393,9 @@ impl Conn {
             if let Some(seal) = &mut self.seal {
                 seal.clear();
             }
+            if let Phase::Session(session) = &mut self.phase {
+                session.abandon();
+            }
             // Fails only if the peer has closed already.
             if let Err(error) = rustix::net::shutdown(&self.fd, rustix::net::Shutdown::Both) {
                 tracing::trace!(peer = %self.peer, %error, "shutdown");
@@ -505,7 +512,7 @@ impl Conn {
         };
         tracing::info!(peer = %self.peer, export = %export.name, "client attached");
         let budget = Budget::new(&self.share);
-        let terms = Terms::of(&export, chosen.style);
+        let terms = Terms::of(&export, chosen.style, chosen.contexts);
         self.phase = Phase::Session(Box::new(Session::new(terms, Rc::clone(state), budget)));
     }
 

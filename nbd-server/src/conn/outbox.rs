@@ -63,8 +63,17 @@ impl Outbox {
 
     /// Queues a reply with data; its memory is free again when it has been sent.
     pub(super) fn push_data(&mut self, head: Head, data: BufList, charge: Option<Charge>) {
-        self.push(head);
-        self.queued.parts.extend(data.into_iter().map(SendPart::Buf));
+        let head = std::iter::once(SendPart::Bytes(head.into_bytes()));
+        self.push_parts(head.chain(data.into_iter().map(SendPart::Buf)), charge);
+    }
+
+    /// Queues a reply of many parts; their memory is free again when it has been sent.
+    pub(super) fn push_parts<I>(&mut self, parts: I, charge: Option<Charge>)
+    where
+        I: IntoIterator<Item = SendPart>,
+    {
+        self.queued.parts.extend(parts);
+        self.queued.replies += 1;
         match (&mut self.queued.charge, charge) {
             (Some(sum), Some(charge)) => sum.absorb(charge),
             (sum @ None, charge) => *sum = charge,

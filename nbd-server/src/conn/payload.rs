@@ -4,13 +4,13 @@
 //! received directly, `bufs` holds only what was filled before.
 
 use super::budget::Charge;
-use crate::proto::reply::Cookie;
+use crate::proto::reply::RequestId;
 use raidcore::buf::{BufList, ViewList};
 
 /// A write whose payload is not complete.
 #[derive(Debug)]
 pub(super) struct Incoming {
-    pub(super) cookie: Cookie,
+    pub(super) id: RequestId,
     pub(super) offset: u64,
     pub(super) fua: bool,
     pub(super) charge: Option<Charge>,
@@ -21,13 +21,13 @@ pub(super) struct Incoming {
 impl Incoming {
     /// A write into `bufs`, which are as long as its payload.
     pub(super) fn new(
-        cookie: Cookie,
+        id: RequestId,
         offset: u64,
         fua: bool,
         charge: Option<Charge>,
         bufs: BufList,
     ) -> Incoming {
-        Incoming { cookie, offset, fua, charge, bufs, filled: 0 }
+        Incoming { id, offset, fua, charge, bufs, filled: 0 }
     }
 
     /// Copies the next bytes of the payload.
@@ -84,13 +84,15 @@ impl Incoming {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proto::reply::Cookie;
     use raidcore::buf::{Slab, SlabConfig};
 
     #[test]
     fn copied_and_directly_received_parts_make_one_aligned_payload() {
         let slab = Slab::new(&SlabConfig::of(&[(4096, 8)])).unwrap();
         for copied in [0, 1, 4095, 4096, 4097, 9000] {
-            let mut incoming = Incoming::new(Cookie(1), 0, false, None, slab.alloc_list(10000).unwrap());
+            let id = RequestId { cookie: Cookie(1), offset: 0 };
+            let mut incoming = Incoming::new(id, 0, false, None, slab.alloc_list(10000).unwrap());
             let bytes: Vec<u8> = (0..10000u32).map(|i| (i % 251) as u8).collect();
             bytes[..copied].chunks(700).for_each(|piece| incoming.copy(piece));
             let mut rest = incoming.split_rest();

@@ -10,17 +10,20 @@
 use super::Context;
 use super::budget::{Budget, Charge};
 use super::flights::{Flight, FlightKind, Flights};
+use super::long::{Long, Work};
+use super::memory::{footprint, pieces};
 use super::outbox::Outbox;
 use super::payload::Incoming;
+use super::{sparse, status};
 use crate::export::ExportId;
-use crate::limits::{CONNECTION_QUEUE_DEPTH, DIRECT_RECEIVE_BYTES, PIECE_BYTES};
+use crate::limits::{CACHE_PIECE_BYTES, CONNECTION_QUEUE_DEPTH, DIRECT_RECEIVE_BYTES, MAX_CACHE_BYTES};
 use crate::proto::errno::NbdError;
-use crate::proto::reply::{Cookie, Head, Style};
+use crate::proto::reply::{Head, Part, RequestId, Style};
 use crate::proto::{Command, Refusal, Step, Terms, Transmission, Violation};
-use raidcore::buf::{BufList, Exhausted, Slab};
+use raidcore::buf::BufList;
 use raidcore::dev::{Completion, IoError, Op, Request, Tag};
-use raidcore::limits::{MAX_BLOCK_BYTES, PAGE_BYTES};
 use std::cell::Cell;
+use std::ops::Range;
 use std::rc::Rc;
 
 /// What connections of one export share.
@@ -54,10 +57,12 @@ pub(super) struct Session {
     pub(super) export: Rc<ExportState>,
     flights: Flights,
     incoming: Option<Incoming>,
-    parked: Option<(Cookie, Command)>,
+    parked: Option<(RequestId, Command)>,
     budget: Rc<Budget>,
     /// The last request was a write that was worth receiving directly.
     last_was_large: bool,
+    /// Nobody waits for answers any more: what is under way in pieces goes no further.
+    abandoned: bool,
     pub(super) traffic: Traffic,
 }
 
@@ -82,6 +87,7 @@ impl Session {
             parked: None,
             budget,
             last_was_large: false,
+            abandoned: false,
             traffic: Traffic::default(),
         }
     }
@@ -93,8 +99,8 @@ impl Session {
         out: &mut Outbox,
         ctx: &mut Context<'_>,
     ) -> Result<Flow, Violation> {
-        if let Some((cookie, command)) = self.parked.take()
-            && !self.admit(cookie, command, out, ctx)
+        if let Some((id, command)) = self.parked.take()
+            && !self.admit(id, command, out, ctx)
         {
             return Ok(Flow::Parked);
         }
@@ -109,8 +115,8 @@ impl Session {
             match self.stream.next(input)? {
                 Step::More => return Ok(Flow::More),
                 Step::Request(_, Command::Disconnect) => return Ok(Flow::Disconnect),
-                Step::Request(cookie, command) => {
-                    if !self.admit(cookie, command, out, ctx) {
+                Step::Request(id, command) => {
+                    if !self.admit(id, command, out, ctx) {
                         return Ok(Flow::Parked);
                     }
                 }
@@ -176,6 +182,11 @@ impl Session {
         self.budget.give_up();
     }
 
+    /// The client is gone: its requests that are worked on piece by piece end with the piece they are at.
+    pub(super) fn abandon(&mut self) {
+        self.abandoned = true;
+    }
+
     /// Answers the request of a completion.
     pub(super) fn complete(&mut self, completion: Completion, out: &mut Outbox, ctx: &mut Context<'_>) {
         let Some(mut flight) = self.flights.remove(completion.tag) else {
@@ -184,61 +195,108 @@ impl Session {
         };
         self.export.in_flight.set(self.export.in_flight.get() - 1);
         self.budget.end_request();
-        let style = self.stream.terms().style;
         match (completion.result, flight.kind) {
-            (Err(error), _) => self.fail(flight.cookie, &error, out),
-            (Ok(()), FlightKind::Read { offset, len }) => {
+            (Err(error), _) => self.fail(flight.id, &error, out),
+            (Ok(()), FlightKind::Read { len, whole }) => {
                 self.traffic.requests += 1;
                 self.traffic.read_bytes += u64::from(len);
-                let head = Head::data(style, flight.cookie, offset, len);
-                out.push_data(head, completion.bufs, flight.charge.take());
+                let style = self.stream.terms().style;
+                if whole || style == Style::Simple {
+                    let part = Part { offset: flight.id.offset, len, is_last: true };
+                    out.push_data(Head::data(style, flight.id, part), completion.bufs, flight.charge.take());
+                } else {
+                    let parts = sparse::reply(style, flight.id, len, completion.bufs);
+                    out.push_parts(parts, flight.charge.take());
+                }
             }
-            (Ok(()), FlightKind::Plain) => self.succeed(flight.cookie, out),
-            (Ok(()), FlightKind::ThenFlush) => {
-                self.submit(flight.cookie, FlightKind::Plain, None, Op::Flush, ctx);
-            }
+            (Ok(()), FlightKind::Plain) => self.succeed(flight.id, out),
+            (Ok(()), FlightKind::Long(_)) if self.abandoned => {}
+            (Ok(()), FlightKind::Long(mut long)) => match long.next_op(completion.bufs) {
+                Some(op) => self.submit(flight.id, FlightKind::Long(long), flight.charge.take(), op, ctx),
+                None => self.succeed(flight.id, out),
+            },
         }
     }
 
     /// Starts a request, or parks it and says no.
-    fn admit(&mut self, cookie: Cookie, command: Command, out: &mut Outbox, ctx: &mut Context<'_>) -> bool {
+    fn admit(&mut self, id: RequestId, command: Command, out: &mut Outbox, ctx: &mut Context<'_>) -> bool {
         if self.is_device_full() || self.is_full(out) {
-            self.parked = Some((cookie, command));
-            return false;
+            return self.park(id, command);
         }
-        let (op, kind, charge) = match command {
+        match command {
             // `advance` has dealt with it: there is no reply.
             Command::Disconnect => return true,
-            Command::Read { offset, len } => match self.memory(len, ctx) {
-                Some((bufs, charge)) => {
-                    (Op::Read { offset, bufs }, FlightKind::Read { offset, len }, Some(charge))
-                }
-                None => return self.park(cookie, command),
+            Command::Read { len, .. } | Command::Write { len, .. } => match self.memory(len as usize, ctx) {
+                Some((bufs, charge)) => self.begin_transfer(id, command, bufs, charge, ctx),
+                None => return self.park(id, command),
             },
-            Command::Write { offset, len, fua } => match self.memory(len, ctx) {
-                Some((bufs, charge)) => {
-                    self.last_was_large = len as usize >= DIRECT_RECEIVE_BYTES;
-                    self.incoming = Some(Incoming::new(cookie, offset, fua, Some(charge), bufs));
-                    return true;
-                }
-                None => return self.park(cookie, command),
-            },
-            Command::Flush => (Op::Flush, FlightKind::Plain, None),
+            Command::Flush => self.submit(id, FlightKind::Plain, None, Op::Flush, ctx),
             Command::Trim { offset, len, fua } => {
-                let kind = if fua { FlightKind::ThenFlush } else { FlightKind::Plain };
-                (Op::Discard { offset, len: u64::from(len) }, kind, None)
+                self.begin_long(id, Work::Trim { fua }, offset..offset + len, None, ctx);
             }
             Command::WriteZeroes { offset, len, fua, unmap } => {
-                (Op::WriteZeroes { offset, len: u64::from(len), fua, unmap }, FlightKind::Plain, None)
+                self.begin_long(id, Work::Zero { fua, unmap }, offset..offset + len, None, ctx);
             }
-        };
-        self.last_was_large = false;
-        self.submit(cookie, kind, charge, op, ctx);
+            Command::Cache { offset, len } => {
+                let len = len.min(MAX_CACHE_BYTES);
+                match self.memory(len.min(CACHE_PIECE_BYTES) as usize, ctx) {
+                    Some(memory) => self.begin_long(id, Work::Cache, offset..offset + len, Some(memory), ctx),
+                    None => return self.park(id, command),
+                }
+            }
+            Command::BlockStatus { offset, len, contexts, only_first } => {
+                let query = status::Query { contexts, range: offset..offset + len, only_first };
+                let reply = query.reply(self.stream.terms().style, id, self.export.id, ctx.engine);
+                match self.memory(reply.len(), ctx) {
+                    Some((bufs, charge)) => out.push_parts(status::parts(&reply, bufs), Some(charge)),
+                    None => return self.park(id, command),
+                }
+                self.traffic.requests += 1;
+            }
+        }
+        self.last_was_large =
+            matches!(command, Command::Write { len, .. } if len as usize >= DIRECT_RECEIVE_BYTES);
         true
     }
 
-    fn park(&mut self, cookie: Cookie, command: Command) -> bool {
-        self.parked = Some((cookie, command));
+    fn begin_transfer(
+        &mut self,
+        id: RequestId,
+        command: Command,
+        bufs: BufList,
+        charge: Charge,
+        ctx: &mut Context<'_>,
+    ) {
+        match command {
+            Command::Write { offset, fua, .. } => {
+                self.incoming = Some(Incoming::new(id, offset, fua, Some(charge), bufs));
+            }
+            Command::Read { offset, len, whole } => {
+                let (kind, op) = (FlightKind::Read { len, whole }, Op::Read { offset, bufs });
+                self.submit(id, kind, Some(charge), op, ctx);
+            }
+            _ => {}
+        }
+    }
+
+    /// Starts a request of any length on its first piece. `memory` is for a piece, if it needs some.
+    fn begin_long(
+        &mut self,
+        id: RequestId,
+        work: Work,
+        range: Range<u64>,
+        memory: Option<(BufList, Charge)>,
+        ctx: &mut Context<'_>,
+    ) {
+        let (bufs, charge) = memory.map_or((BufList::new(), None), |(bufs, charge)| (bufs, Some(charge)));
+        let mut long = Long::new(work, range, self.stream.terms().long_piece);
+        if let Some(op) = long.next_op(bufs) {
+            self.submit(id, FlightKind::Long(long), charge, op, ctx);
+        }
+    }
+
+    fn park(&mut self, id: RequestId, command: Command) -> bool {
+        self.parked = Some((id, command));
         false
     }
 
@@ -252,9 +310,9 @@ impl Session {
 
     /// Memory for a payload. Want of it is noted, of a client that holds none: then clients that hold memory for
     /// nothing have to go.
-    fn memory(&self, len: u32, ctx: &mut Context<'_>) -> Option<(BufList, Charge)> {
-        let charge = self.budget.charge(footprint(len as usize));
-        let memory = charge.and_then(|charge| Some((pieces(ctx.slab, len as usize).ok()?, charge)));
+    fn memory(&self, len: usize, ctx: &mut Context<'_>) -> Option<(BufList, Charge)> {
+        let charge = self.budget.charge(footprint(len));
+        let memory = charge.and_then(|charge| Some((pieces(ctx.slab, len).ok()?, charge)));
         ctx.starved |= memory.is_none() && self.budget.held() == 0;
         memory
     }
@@ -270,86 +328,51 @@ impl Session {
         if let Some(mut incoming) = self.incoming.take() {
             let op = Op::Write { offset: incoming.offset, data: incoming.take_data(), fua: incoming.fua };
             self.traffic.write_bytes += op.extent().1;
-            self.submit(incoming.cookie, FlightKind::Plain, incoming.charge.take(), op, ctx);
+            self.submit(incoming.id, FlightKind::Plain, incoming.charge.take(), op, ctx);
         }
         true
     }
 
     fn submit(
         &mut self,
-        cookie: Cookie,
+        id: RequestId,
         kind: FlightKind,
         charge: Option<Charge>,
         op: Op,
         ctx: &mut Context<'_>,
     ) {
         let tag: Tag =
-            self.flights.insert(ctx.connection, ctx.next_generation(), Flight { cookie, kind, charge });
+            self.flights.insert(ctx.connection, ctx.next_generation(), Flight { id, kind, charge });
         self.export.in_flight.set(self.export.in_flight.get() + 1);
         self.budget.begin_request();
         ctx.submitted = true;
         ctx.engine.submit(self.export.id, Request { tag, op, deadline: ctx.deadline });
     }
 
-    fn succeed(&mut self, cookie: Cookie, out: &mut Outbox) {
+    fn succeed(&mut self, id: RequestId, out: &mut Outbox) {
         self.traffic.requests += 1;
-        out.push(Head::ok(self.stream.terms().style, cookie));
+        out.push(Head::ok(self.stream.terms().style, id));
     }
 
     fn refuse(&mut self, refusal: Refusal, out: &mut Outbox) {
         tracing::debug!(export = %self.export.name, error = ?refusal.error, why = refusal.why, "request refused");
-        self.answer_error(refusal.cookie, refusal.error, refusal.why, out);
+        self.answer_error(refusal.id, refusal.error, refusal.why, out);
     }
 
     /// The full cause is logged here, before it is narrowed to one of the protocol's few numbers.
-    fn fail(&mut self, cookie: Cookie, error: &IoError, out: &mut Outbox) {
+    fn fail(&mut self, id: RequestId, error: &IoError, out: &mut Outbox) {
         let narrowed = NbdError::of(error);
         tracing::warn!(export = %self.export.name, %error, answer = ?narrowed, "request failed");
         let message = match self.stream.terms().style {
-            Style::Structured => error.to_string(),
             Style::Simple => String::new(),
+            _ => error.to_string(),
         };
-        self.answer_error(cookie, narrowed, &message, out);
+        self.answer_error(id, narrowed, &message, out);
     }
 
-    fn answer_error(&mut self, cookie: Cookie, error: NbdError, message: &str, out: &mut Outbox) {
+    fn answer_error(&mut self, id: RequestId, error: NbdError, message: &str, out: &mut Outbox) {
         self.traffic.requests += 1;
         self.traffic.errors += 1;
-        out.push(Head::error(self.stream.terms().style, cookie, error, message));
+        out.push(Head::error(self.stream.terms().style, id, error, message));
     }
-}
-
-/// Memory for `len` bytes, in order. A slab takes the smallest block that fits the whole, which for 68 KiB is a
-/// megabyte; what is left after the full megabytes is therefore made of smaller pieces while there are any.
-fn pieces(slab: &Slab, len: usize) -> Result<BufList, Exhausted> {
-    let rest = len % MAX_BLOCK_BYTES;
-    let few = if len <= PIECE_BYTES || rest > MAX_BLOCK_BYTES / 2 {
-        slab.alloc_list(len)
-    } else {
-        slab.alloc_list(len - rest).and_then(|list| pieces_of(PIECE_BYTES, slab, list, rest))
-    };
-    // When large blocks are out there may be small ones, of which a request must not have too many.
-    few.or_else(|_| pieces_of(PIECE_BYTES, slab, BufList::new(), len)).or_else(|exhausted| match len {
-        len if len <= MAX_BLOCK_BYTES => pieces_of(PAGE_BYTES, slab, BufList::new(), len),
-        _ => Err(exhausted),
-    })
-}
-
-fn pieces_of(size: usize, slab: &Slab, mut list: BufList, mut left: usize) -> Result<BufList, Exhausted> {
-    while left > 0 {
-        let piece = left.min(size);
-        list.push(slab.alloc(piece)?);
-        left -= piece;
-    }
-    Ok(list)
-}
-
-/// What [`pieces`] takes of a slab for `len` bytes, in whole blocks: that is what others cannot have.
-fn footprint(len: usize) -> u64 {
-    let rest = match len % MAX_BLOCK_BYTES {
-        rest if len <= PIECE_BYTES && rest <= PAGE_BYTES => PAGE_BYTES,
-        rest if rest > MAX_BLOCK_BYTES / 2 => MAX_BLOCK_BYTES,
-        rest => rest.next_multiple_of(PIECE_BYTES),
-    };
-    (len - len % MAX_BLOCK_BYTES + rest) as u64
 }

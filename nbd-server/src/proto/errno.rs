@@ -1,6 +1,6 @@
 //! The one place where errors become NBD error numbers.
 //!
-//! The protocol has nine; whoever calls [`NbdError::of`] logs the full cause first, for here it is narrowed.
+//! The protocol has few; whoever calls [`NbdError::of`] logs the full cause first, for here it is narrowed.
 
 use raidcore::dev::{ErrorKind, IoError, OpKind};
 
@@ -18,6 +18,8 @@ pub enum NbdError {
     Einval = 22,
     /// No space left on device: also a write past the end.
     Enospc = 28,
+    /// Value too large: a read that must not be fragmented and is too large for that.
+    Eoverflow = 75,
     /// Operation not supported: a fast zero that would not be fast.
     Enotsup = 95,
     /// The server is in the process of being shut down.
@@ -70,6 +72,7 @@ mod tests {
             (NbdError::Enomem, 12),
             (NbdError::Einval, 22),
             (NbdError::Enospc, 28),
+            (NbdError::Eoverflow, 75),
             (NbdError::Enotsup, 95),
             (NbdError::Eshutdown, 108),
         ];

@@ -4,6 +4,7 @@
 //! holds at most that much memory; after [`Progress::Chosen`] or [`Progress::Aborted`] nothing is fed any more.
 
 use super::Violation;
+use super::meta_context::{ContextRequest, Contexts, id_of};
 use super::option::{InfoRequest, Malformed, parse_name, put_infos, put_reply};
 use super::reply::Style;
 use super::starttls::TlsState;
@@ -20,10 +21,29 @@ pub struct Handshake {
     partial: Vec<u8>,
     fixed: bool,
     no_zeroes: bool,
-    style: Style,
+    agreed: Agreed,
     tls: TlsState,
     options: u32,
     bytes: u64,
+}
+
+/// What options have brought about so far.
+#[derive(Clone, Copy, Debug, Default)]
+struct Agreed {
+    style: Style,
+    /// The last selection of metadata contexts, if it succeeded, and of which export.
+    selected: Option<(ExportId, Contexts)>,
+}
+
+impl Agreed {
+    /// The contexts for a connection to `export`: a selection for another one does not count.
+    fn contexts(&self, export: ExportId) -> Contexts {
+        self.selected.filter(|(of, _)| *of == export).map_or(Contexts::NONE, |(_, contexts)| contexts)
+    }
+
+    fn flags(&self, export: &Export) -> u16 {
+        export.flags(self.style, self.contexts(export.id))
+    }
 }
 
 /// Where a handshake stands.
@@ -47,8 +67,10 @@ pub enum Progress {
 pub struct Negotiated {
     /// The export.
     pub export: ExportId,
-    /// The kind of replies.
+    /// The kind of headers and replies.
     pub style: Style,
+    /// The metadata contexts that status queries are about.
+    pub contexts: Contexts,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -58,6 +80,8 @@ enum State {
     Data { option: u32, len: usize },
     Skip { option: u32, left: u32 },
 }
+
+const NO_EXPORT: &str = "no export of this name; see NBD_OPT_LIST";
 
 /// What the server can do, of the handshake flags.
 const OFFERED: u16 = handshake_flags::FIXED_NEWSTYLE | handshake_flags::NO_ZEROES;
@@ -75,7 +99,7 @@ impl Handshake {
             partial: Vec::new(),
             fixed: false,
             no_zeroes: false,
-            style: Style::Simple,
+            agreed: Agreed::default(),
             tls,
             options: 0,
             bytes: 0,
@@ -151,6 +175,9 @@ impl Handshake {
             }
             State::Skip { option, .. } => {
                 self.state = State::Header;
+                if option == opt::SET_META_CONTEXT {
+                    self.agreed.selected = None;
+                }
                 put_reply(out, option, rep::ERR_TOO_BIG, &[b"option data is too long"]);
                 Ok(Progress::Answered)
             }
@@ -215,7 +242,8 @@ impl Handshake {
                 return Ok(Progress::Aborted);
             }
             opt::INFO | opt::GO => return Ok(self.info(option, data, exports, out)),
-            opt::LIST | opt::STRUCTURED_REPLY if !data.is_empty() => {
+            opt::LIST_META_CONTEXT | opt::SET_META_CONTEXT => self.contexts(option, data, exports, out),
+            opt::LIST | opt::STRUCTURED_REPLY | opt::EXTENDED_HEADERS if !data.is_empty() => {
                 put_reply(out, option, rep::ERR_INVALID, &[b"this option has no data"]);
             }
             opt::LIST => {
@@ -225,11 +253,12 @@ impl Handshake {
                 }
                 put_reply(out, option, rep::ACK, &[]);
             }
-            opt::STRUCTURED_REPLY => {
-                self.style = Style::Structured;
-                put_reply(out, option, rep::ACK, &[]);
+            opt::STRUCTURED_REPLY if self.agreed.style == Style::Extended => {
+                put_reply(out, option, rep::ERR_EXT_HEADER_REQD, &[b"extended headers are agreed on"]);
             }
-            // Metadata contexts, extended headers, withdrawn options and what is not yet invented.
+            opt::STRUCTURED_REPLY => self.agree(option, Style::Structured, out),
+            opt::EXTENDED_HEADERS => self.agree(option, Style::Extended, out),
+            // Withdrawn options and what is not yet invented.
             _ => put_reply(out, option, rep::ERR_UNSUP, &[b"option is not supported"]),
         }
         Ok(Progress::Answered)
@@ -248,16 +277,63 @@ impl Handshake {
         };
     }
 
+    /// Agrees to headers and replies of this kind. To ask for the same again changes nothing.
+    fn agree(&mut self, option: u32, style: Style, out: &mut Vec<u8>) {
+        self.agreed.style = style;
+        put_reply(out, option, rep::ACK, &[]);
+    }
+
+    /// Lists or selects metadata contexts. A selection replaces the one before, also if it fails.
+    fn contexts(&mut self, option: u32, data: &[u8], exports: &Offers<'_>, out: &mut Vec<u8>) {
+        let is_selection = option == opt::SET_META_CONTEXT;
+        if is_selection {
+            self.agreed.selected = None;
+        }
+        let (export, contexts) = match self.find_contexts(is_selection, data, exports) {
+            Ok(found) => found,
+            Err((error, why)) => return put_reply(out, option, error, &[why.as_bytes()]),
+        };
+        for context in contexts.iter() {
+            let id = if is_selection { id_of(context) } else { 0 };
+            put_reply(out, option, rep::META_CONTEXT, &[&id.to_be_bytes(), context.name().as_bytes()]);
+        }
+        if is_selection {
+            self.agreed.selected = Some((export, contexts));
+        }
+        put_reply(out, option, rep::ACK, &[]);
+    }
+
+    fn find_contexts(
+        &self,
+        is_selection: bool,
+        data: &[u8],
+        exports: &Offers<'_>,
+    ) -> Result<(ExportId, Contexts), (u32, &'static str)> {
+        if self.agreed.style == Style::Simple {
+            return Err((rep::ERR_INVALID, "metadata contexts need structured replies or extended headers"));
+        }
+        let request = ContextRequest::parse(data).map_err(|Malformed(why)| (rep::ERR_INVALID, why))?;
+        if request.queries.are_too_many() {
+            return Err((rep::ERR_TOO_BIG, "too many queries in one option"));
+        }
+        let export = exports.find(request.name).ok_or((rep::ERR_UNKNOWN, NO_EXPORT))?;
+        let queries = request.queries;
+        Ok((export.id, if is_selection { queries.selected() } else { queries.listed() }))
+    }
+
     fn export_name(
         &self,
         data: &[u8],
         exports: &Offers<'_>,
         out: &mut Vec<u8>,
     ) -> Result<Progress, Violation> {
+        if self.agreed.style == Style::Extended {
+            return Err(Violation::ExportNameAfterExtended);
+        }
         let export = parse_name(data).ok().and_then(|name| exports.find(name));
         let export = export.ok_or(Violation::UnknownExport)?;
         out.extend_from_slice(&export.geometry.size_bytes.to_be_bytes());
-        out.extend_from_slice(&export.flags(self.style == Style::Structured).to_be_bytes());
+        out.extend_from_slice(&self.agreed.flags(&export).to_be_bytes());
         if !self.no_zeroes {
             out.extend_from_slice(&[0; 124]);
         }
@@ -273,16 +349,17 @@ impl Handshake {
             }
         };
         let Some(export) = exports.find(request.name) else {
-            put_reply(out, option, rep::ERR_UNKNOWN, &[b"no export of this name; see NBD_OPT_LIST"]);
+            put_reply(out, option, rep::ERR_UNKNOWN, &[NO_EXPORT.as_bytes()]);
             return Progress::Answered;
         };
-        put_infos(out, option, &request, &export, self.style == Style::Structured);
+        put_infos(out, option, &request, &export, self.agreed.flags(&export));
         put_reply(out, option, rep::ACK, &[]);
         if option == opt::GO { self.chosen(&export) } else { Progress::Answered }
     }
 
     fn chosen(&self, export: &Export) -> Progress {
-        Progress::Chosen(Negotiated { export: export.id, style: self.style })
+        let Agreed { style, .. } = self.agreed;
+        Progress::Chosen(Negotiated { export: export.id, style, contexts: self.agreed.contexts(export.id) })
     }
 }
 
@@ -297,5 +374,7 @@ fn be_u32(item: &[u8], at: usize) -> u32 {
     item[at..at + 4].iter().fold(0, |number, &byte| number << 8 | u32::from(byte))
 }
 
+#[cfg(test)]
+mod agreement;
 #[cfg(test)]
 mod tests;

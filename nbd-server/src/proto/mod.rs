@@ -6,19 +6,23 @@
 //!
 //! - [`Handshake`]: from the greeting to the chosen export.
 //! - [`Transmission`]: from the chosen export to the end: requests and their payload.
-//! - [`reply`]: the heads of replies.
+//! - [`reply`]: the heads of replies; [`status`]: the extents of a reply to a status query.
+//! - [`meta_context`]: which contexts such a query can ask about.
 //! - [`errno`]: the one place where errors become NBD error numbers.
 
 pub mod errno;
 mod handshake;
+pub mod meta_context;
 mod option;
 pub mod reply;
 mod request;
 mod starttls;
+pub mod status;
 mod transmission;
 pub mod wire;
 
 pub use handshake::{Handshake, Negotiated, Progress};
+pub use meta_context::Contexts;
 pub use request::{Command, RawRequest, Refusal, Terms};
 pub use starttls::TlsState;
 pub use transmission::{Step, Transmission};
@@ -35,6 +39,9 @@ pub enum Violation {
     /// A client that did not negotiate fixed newstyle may send `NBD_OPT_EXPORT_NAME` only.
     #[error("option {0} without fixed newstyle")]
     NotFixedNewstyle(u32),
+    /// With extended headers an export is chosen with `NBD_OPT_GO` only.
+    #[error("NBD_OPT_EXPORT_NAME after extended headers")]
+    ExportNameAfterExtended,
     /// `NBD_OPT_EXPORT_NAME` asks for what is not there; it has no error reply.
     #[error("no such export")]
     UnknownExport,
@@ -47,10 +54,10 @@ pub enum Violation {
     /// More options, or more bytes, than a handshake may have.
     #[error("handshake does not end")]
     EndlessHandshake,
-    /// A request does not start with `NBD_REQUEST_MAGIC`.
+    /// A request does not start with the magic of the headers that were agreed on.
     #[error("bad request magic {0:#010x}")]
     RequestMagic(u32),
-    /// A write's payload is too long even to skip.
-    #[error("write of {0} bytes")]
-    PayloadTooLong(u32),
+    /// A payload is too long even to skip.
+    #[error("payload of {0} bytes")]
+    PayloadTooLong(u64),
 }

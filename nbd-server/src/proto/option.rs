@@ -35,15 +35,17 @@ impl<'a> InfoRequest<'a> {
     }
 }
 
-/// A string as the specification has it: UTF-8 of at most 4096 bytes without NUL.
+/// The name of an export.
 pub(super) fn parse_name(bytes: &[u8]) -> Result<&str, Malformed> {
+    parse_string(bytes).ok_or(Malformed("export name is not UTF-8 of at most 4096 bytes without NUL"))
+}
+
+/// A string as the specification has it: UTF-8 of at most 4096 bytes without NUL.
+pub(super) fn parse_string(bytes: &[u8]) -> Option<&str> {
     if bytes.len() > MAX_STRING_BYTES {
-        return Err(Malformed("export name is longer than 4096 bytes"));
+        return None;
     }
-    match std::str::from_utf8(bytes) {
-        Ok(name) if !name.contains('\0') => Ok(name),
-        _ => Err(Malformed("export name is not UTF-8 without NUL")),
-    }
+    std::str::from_utf8(bytes).ok().filter(|text| !text.contains('\0'))
 }
 
 /// Appends one reply to an option. `data` is at most a name, a description and a few numbers long.
@@ -56,15 +58,16 @@ pub(super) fn put_reply(out: &mut Vec<u8>, option: u32, reply: u32, data: &[&[u8
     data.iter().for_each(|piece| out.extend_from_slice(piece));
 }
 
-/// Appends what the client wants to know about `export`; `NBD_INFO_EXPORT` is always told.
+/// Appends what the client wants to know about `export`; `NBD_INFO_EXPORT`, with the transmission flags `flags`, is
+/// always told.
 pub(super) fn put_infos(
     out: &mut Vec<u8>,
     option: u32,
     request: &InfoRequest<'_>,
     export: &Export,
-    structured: bool,
+    flags: u16,
 ) {
-    let (size, flags) = (export.geometry.size_bytes.to_be_bytes(), export.flags(structured).to_be_bytes());
+    let (size, flags) = (export.geometry.size_bytes.to_be_bytes(), flags.to_be_bytes());
     put_reply(out, option, rep::INFO, &[&info::EXPORT.to_be_bytes(), &size, &flags]);
     if request.wants(info::NAME) {
         put_reply(out, option, rep::INFO, &[&info::NAME.to_be_bytes(), export.name.as_bytes()]);

@@ -1,16 +1,19 @@
-//! One request: its 28 bytes, and the decision what is done with it.
+//! One request: its header of 28 or 32 bytes, and the decision what is done with it.
 //!
 //! [`RawRequest::decide`] is the only place that judges a client's request; whatever it returns as a
 //! [`Command`] is within the device, not larger than the largest payload, and permitted.
 
 use super::Violation;
 use super::errno::NbdError;
-use super::reply::{Cookie, Style};
-use super::wire::{REQUEST_BYTES, REQUEST_MAGIC, cmd, cmd_flags};
-use crate::export::Export;
-use crate::limits::{MAX_DRAIN_BYTES, MAX_REQUEST_BYTES};
+use super::meta_context::{Contexts, context_of};
+use super::reply::{Cookie, RequestId, Style};
+use super::wire::{
+    EXTENDED_REQUEST_BYTES, EXTENDED_REQUEST_MAGIC, REQUEST_BYTES, REQUEST_MAGIC, cmd, cmd_flags,
+};
+use crate::export::{Export, MetaContext};
+use crate::limits::{LONG_PIECE_BYTES, MAX_DRAIN_BYTES, MAX_REQUEST_BYTES};
 use zerocopy::byteorder::big_endian::{U16, U32, U64};
-use zerocopy::{FromBytes, Immutable, Unaligned};
+use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
 /// A request as it stands on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,12 +26,12 @@ pub struct RawRequest {
     pub cookie: Cookie,
     /// First byte on the export.
     pub offset: u64,
-    /// Bytes.
-    pub len: u32,
+    /// Bytes of the export or, if there is a payload, of that.
+    pub len: u64,
 }
 
-/// The 28 bytes.
-#[derive(FromBytes, Immutable, Unaligned)]
+/// What both kinds of headers begin with. A length of 32 bits follows or, in an extended header, of 64.
+#[derive(FromBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 struct WireRequest {
     magic: U32,
@@ -36,10 +39,15 @@ struct WireRequest {
     kind: U16,
     cookie: U64,
     offset: U64,
-    len: U32,
 }
 
-const _: () = assert!(size_of::<WireRequest>() == REQUEST_BYTES);
+const _: () = assert!(size_of::<WireRequest>() + 4 == REQUEST_BYTES);
+const _: () = assert!(size_of::<WireRequest>() + 8 == EXTENDED_REQUEST_BYTES);
+
+/// Bytes of the payload that names the contexts of a status query: a length and at least one number.
+const MIN_FILTER_BYTES: u64 = 8 + 4;
+/// No number stands in it twice.
+pub(super) const MAX_FILTER_BYTES: usize = 8 + 4 * MetaContext::ALL.len();
 
 /// What a connection may ask for: the export's properties, taken when it was chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,8 +64,12 @@ pub struct Terms {
     pub trim: bool,
     /// A `NBD_CMD_WRITE_ZEROES` that may punch holes is fast.
     pub fast_zeroes: bool,
-    /// Which replies were negotiated.
+    /// Which headers and replies were negotiated.
     pub style: Style,
+    /// The metadata contexts that were selected.
+    pub contexts: Contexts,
+    /// Long operations are cut at multiples of it. Not zero.
+    pub long_piece: u64,
 }
 
 /// A request that may be executed. No length is zero.
@@ -69,6 +81,8 @@ pub enum Command {
         offset: u64,
         /// Bytes, at most the largest payload.
         len: u32,
+        /// Answer in one chunk.
+        whole: bool,
     },
     /// Write the payload that follows.
     Write {
@@ -86,16 +100,34 @@ pub enum Command {
         /// First byte.
         offset: u64,
         /// Bytes.
-        len: u32,
+        len: u64,
         /// Answer only when durable.
         fua: bool,
+    },
+    /// The range will be read soon.
+    Cache {
+        /// First byte.
+        offset: u64,
+        /// Bytes.
+        len: u64,
+    },
+    /// Tell what is known of the range.
+    BlockStatus {
+        /// First byte.
+        offset: u64,
+        /// Bytes; at most 32 bits of them without extended headers.
+        len: u64,
+        /// In which contexts; not none.
+        contexts: Contexts,
+        /// One extent for each of them.
+        only_first: bool,
     },
     /// Write zeroes.
     WriteZeroes {
         /// First byte.
         offset: u64,
         /// Bytes.
-        len: u32,
+        len: u64,
         /// Answer only when durable.
         fua: bool,
         /// Holes may be punched.
@@ -109,7 +141,7 @@ pub enum Command {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refusal {
     /// Which request.
-    pub cookie: Cookie,
+    pub id: RequestId,
     /// The answer.
     pub error: NbdError,
     /// Why, for people.
@@ -118,8 +150,9 @@ pub struct Refusal {
 
 impl Terms {
     /// The terms of a connection that chose `export`.
-    pub fn of(export: &Export, style: Style) -> Terms {
+    pub fn of(export: &Export, style: Style, contexts: Contexts) -> Terms {
         let sizes = export.block_sizes();
+        let stripe = u64::from(export.geometry.preferred_bytes).clamp(4096, LONG_PIECE_BYTES);
         Terms {
             size_bytes: export.geometry.size_bytes,
             min_block: sizes.min,
@@ -128,15 +161,26 @@ impl Terms {
             trim: export.geometry.discard,
             fast_zeroes: export.geometry.unmap_zeroes,
             style,
+            contexts,
+            // An array is cut between its stripes.
+            long_piece: LONG_PIECE_BYTES - LONG_PIECE_BYTES % stripe,
         }
+    }
+
+    /// Bytes of a request's header.
+    pub fn header_bytes(&self) -> usize {
+        if self.style == Style::Extended { EXTENDED_REQUEST_BYTES } else { REQUEST_BYTES }
     }
 }
 
 impl RawRequest {
-    /// Takes the header apart; fails only if it is none.
-    pub fn parse(bytes: &[u8; REQUEST_BYTES]) -> Result<RawRequest, Violation> {
-        let wire: &WireRequest = zerocopy::transmute_ref!(bytes);
-        if wire.magic.get() != REQUEST_MAGIC {
+    /// Takes a header of [`Terms::header_bytes`] bytes apart; fails only if it is none.
+    pub fn parse(style: Style, bytes: &[u8]) -> Result<RawRequest, Violation> {
+        let magic = if style == Style::Extended { EXTENDED_REQUEST_MAGIC } else { REQUEST_MAGIC };
+        let Ok((wire, len)) = WireRequest::ref_from_prefix(bytes) else {
+            return Err(Violation::RequestMagic(0));
+        };
+        if wire.magic.get() != magic {
             return Err(Violation::RequestMagic(wire.magic.get()));
         }
         Ok(RawRequest {
@@ -144,54 +188,99 @@ impl RawRequest {
             kind: wire.kind.get(),
             cookie: Cookie(wire.cookie.get()),
             offset: wire.offset.get(),
-            len: wire.len.get(),
+            len: len.iter().fold(0, |number, &byte| number << 8 | u64::from(byte)),
         })
     }
 
+    /// What its reply repeats.
+    pub fn id(&self) -> RequestId {
+        RequestId { cookie: self.cookie, offset: self.offset }
+    }
+
     /// Bytes of payload that follow the header, whether the request is executed or refused.
-    pub fn payload_bytes(&self) -> Result<u32, Violation> {
-        match self.kind {
-            cmd::WRITE if self.len > MAX_DRAIN_BYTES => Err(Violation::PayloadTooLong(self.len)),
-            cmd::WRITE => Ok(self.len),
-            _ => Ok(0),
+    pub fn payload_bytes(&self, style: Style) -> Result<u32, Violation> {
+        let has_payload = match style {
+            Style::Extended => self.flags & cmd_flags::PAYLOAD_LEN != 0,
+            _ => self.kind == cmd::WRITE,
+        };
+        match u32::try_from(self.len) {
+            _ if !has_payload => Ok(0),
+            Ok(len) if len <= MAX_DRAIN_BYTES => Ok(len),
+            _ => Err(Violation::PayloadTooLong(self.len)),
         }
+    }
+
+    /// True if the payload says what a status query is about: [`RawRequest::decide_filtered`] then decides.
+    pub(super) fn has_filter(&self, terms: &Terms) -> bool {
+        let is_status = self.kind == cmd::BLOCK_STATUS && terms.style == Style::Extended;
+        let names_some = (MIN_FILTER_BYTES..=MAX_FILTER_BYTES as u64).contains(&self.len);
+        is_status && self.flags & cmd_flags::PAYLOAD_LEN != 0 && names_some && !terms.contexts.is_empty()
+    }
+
+    /// What is done with a status query whose payload is `filter`: the length it is about, 64 bits, and numbers of
+    /// contexts, 32 bits each.
+    pub(super) fn decide_filtered(&self, terms: &Terms, filter: &[u8]) -> Result<Command, Refusal> {
+        let refusal = |why| Refusal { id: self.id(), error: NbdError::Einval, why };
+        let (len, ids) = filter.split_first_chunk::<8>().ok_or(refusal("payload is too short"))?;
+        let mut contexts = Contexts::NONE;
+        for id in ids.chunks(4) {
+            let id = <[u8; 4]>::try_from(id).map_err(|_| refusal("payload is not whole numbers"))?;
+            let known =
+                context_of(u32::from_be_bytes(id)).filter(|context| terms.contexts.contains(*context));
+            if !contexts.insert(known.ok_or(refusal("metadata context was not selected"))?) {
+                return Err(refusal("metadata context is named twice"));
+            }
+        }
+        let (len, flags) = (u64::from_be_bytes(*len), self.flags & !cmd_flags::PAYLOAD_LEN);
+        RawRequest { len, flags, ..*self }.decide(&Terms { contexts, ..*terms })
     }
 
     /// What is done with the request.
     pub fn decide(&self, terms: &Terms) -> Result<Command, Refusal> {
-        let refuse = |error, why| Err(Refusal { cookie: self.cookie, error, why });
         let (offset, len) = (self.offset, self.len);
-        let fua = self.flags & cmd_flags::FUA != 0;
-        let no_hole = self.flags & cmd_flags::NO_HOLE != 0;
+        let has = |flag| self.flags & flag != 0;
         if self.kind == cmd::DISC {
             return Ok(Command::Disconnect);
         }
         if let Some((error, why)) = self.objection(terms) {
-            return refuse(error, why);
+            return Err(Refusal { id: self.id(), error, why });
         }
+        let fua = has(cmd_flags::FUA);
         Ok(match self.kind {
             cmd::FLUSH => Command::Flush,
-            cmd::READ => Command::Read { offset, len },
-            cmd::WRITE => Command::Write { offset, len, fua },
+            cmd::READ => Command::Read { offset, len: len as u32, whole: has(cmd_flags::DF) },
+            cmd::WRITE => Command::Write { offset, len: len as u32, fua },
             cmd::TRIM => Command::Trim { offset, len, fua },
-            _ => Command::WriteZeroes { offset, len, fua, unmap: !no_hole },
+            cmd::CACHE => Command::Cache { offset, len },
+            cmd::BLOCK_STATUS => {
+                let (contexts, only_first) = (terms.contexts, has(cmd_flags::REQ_ONE));
+                Command::BlockStatus { offset, len, contexts, only_first }
+            }
+            _ => Command::WriteZeroes { offset, len, fua, unmap: !has(cmd_flags::NO_HOLE) },
         })
     }
 
     /// Why the request cannot be executed, if so. The order matters: what the command is comes before whether
     /// it is permitted, and that before where it goes.
     fn objection(&self, terms: &Terms) -> Option<(NbdError, &'static str)> {
+        let extended = terms.style == Style::Extended;
         // FUA is accepted on every command: existing clients are known to set it where it means nothing.
         let (known_flags, writes) = match self.kind {
-            cmd::READ if terms.style == Style::Structured => (cmd_flags::DF, false),
-            cmd::READ | cmd::FLUSH => (0, false),
+            cmd::READ if terms.style != Style::Simple => (cmd_flags::DF, false),
+            cmd::READ | cmd::FLUSH | cmd::CACHE => (0, false),
+            cmd::WRITE if extended => (cmd_flags::PAYLOAD_LEN, true),
             cmd::WRITE => (0, true),
             cmd::TRIM if terms.trim || terms.read_only => (0, true),
             cmd::WRITE_ZEROES => (cmd_flags::NO_HOLE | cmd_flags::FAST_ZERO, true),
+            cmd::BLOCK_STATUS if !terms.contexts.is_empty() => (cmd_flags::REQ_ONE, false),
+            cmd::BLOCK_STATUS => return Some((NbdError::Einval, "no metadata context was selected")),
             _ => return Some((NbdError::Einval, "command is not supported")),
         };
         if self.flags & !(known_flags | cmd_flags::FUA) != 0 {
             return Some((NbdError::Einval, "flags do not belong to this command"));
+        }
+        if self.kind == cmd::WRITE && extended && self.flags & cmd_flags::PAYLOAD_LEN == 0 {
+            return Some((NbdError::Einval, "a write without its payload"));
         }
         if writes && terms.read_only {
             return Some((NbdError::Eperm, "export is read-only"));
@@ -204,10 +293,13 @@ impl RawRequest {
         if self.len == 0 {
             return Some((NbdError::Einval, "a request of no bytes"));
         }
-        if matches!(self.kind, cmd::READ | cmd::WRITE) && self.len > terms.max_payload {
+        if matches!(self.kind, cmd::READ | cmd::WRITE) && self.len > u64::from(terms.max_payload) {
+            if self.kind == cmd::READ && self.flags & cmd_flags::DF != 0 {
+                return Some((NbdError::Eoverflow, "too large for one chunk"));
+            }
             return Some((NbdError::Einval, "larger than the maximum block size"));
         }
-        if self.offset.checked_add(u64::from(self.len)).is_none_or(|end| end > terms.size_bytes) {
+        if self.offset.checked_add(self.len).is_none_or(|end| end > terms.size_bytes) {
             let error = match self.kind {
                 cmd::WRITE | cmd::WRITE_ZEROES => NbdError::Enospc,
                 _ => NbdError::Einval,
@@ -215,7 +307,7 @@ impl RawRequest {
             return Some((error, "past the end of the export"));
         }
         let min = u64::from(terms.min_block);
-        if !self.offset.is_multiple_of(min) || !u64::from(self.len).is_multiple_of(min) {
+        if !self.offset.is_multiple_of(min) || !self.len.is_multiple_of(min) {
             return Some((NbdError::Einval, "not a multiple of the minimum block size"));
         }
         let fast = terms.fast_zeroes && self.flags & cmd_flags::NO_HOLE == 0;
@@ -227,130 +319,4 @@ impl RawRequest {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const TERMS: Terms = Terms {
-        size_bytes: 1 << 30,
-        min_block: 1,
-        max_payload: 32 << 20,
-        read_only: false,
-        trim: true,
-        fast_zeroes: false,
-        style: Style::Structured,
-    };
-
-    fn request(kind: u16, flags: u16, offset: u64, len: u32) -> RawRequest {
-        RawRequest { flags, kind, cookie: Cookie(7), offset, len }
-    }
-
-    fn verdict(terms: Terms, kind: u16, flags: u16, offset: u64, len: u32) -> Result<Command, NbdError> {
-        request(kind, flags, offset, len).decide(&terms).map_err(|refusal| refusal.error)
-    }
-
-    #[test]
-    fn commands_within_the_terms_are_executed() {
-        let fua = cmd_flags::FUA;
-        let cases = [
-            (verdict(TERMS, cmd::READ, 0, 3, 5), Command::Read { offset: 3, len: 5 }),
-            (verdict(TERMS, cmd::READ, fua | cmd_flags::DF, 3, 5), Command::Read { offset: 3, len: 5 }),
-            (
-                verdict(TERMS, cmd::WRITE, 0, 0, 32 << 20),
-                Command::Write { offset: 0, len: 32 << 20, fua: false },
-            ),
-            (verdict(TERMS, cmd::WRITE, fua, 0, 1), Command::Write { offset: 0, len: 1, fua: true }),
-            (verdict(TERMS, cmd::FLUSH, fua, 0, 0), Command::Flush),
-            (
-                verdict(TERMS, cmd::TRIM, fua, 0, 1 << 30),
-                Command::Trim { offset: 0, len: 1 << 30, fua: true },
-            ),
-            (
-                verdict(TERMS, cmd::WRITE_ZEROES, 0, 0, 1 << 30),
-                Command::WriteZeroes { offset: 0, len: 1 << 30, fua: false, unmap: true },
-            ),
-            (
-                verdict(TERMS, cmd::WRITE_ZEROES, cmd_flags::NO_HOLE, 8, 8),
-                Command::WriteZeroes { offset: 8, len: 8, fua: false, unmap: false },
-            ),
-            (verdict(TERMS, cmd::DISC, 0xffff, u64::MAX, u32::MAX), Command::Disconnect),
-        ];
-        for (got, expected) in cases {
-            assert_eq!(got, Ok(expected));
-        }
-    }
-
-    #[test]
-    fn requests_of_no_bytes_are_einval_wherever_they_go() {
-        for kind in [cmd::READ, cmd::WRITE, cmd::TRIM, cmd::WRITE_ZEROES] {
-            for offset in [0, 1 << 30, (1 << 30) + 1, u64::MAX] {
-                assert_eq!(verdict(TERMS, kind, 0, offset, 0), Err(NbdError::Einval));
-            }
-        }
-    }
-
-    #[test]
-    fn the_end_of_the_export_is_einval_to_readers_and_enospc_to_writers() {
-        for (offset, len) in [(1 << 30, 1), ((1 << 30) - 1, 2), (u64::MAX, 1), (u64::MAX - 1, 4096)] {
-            assert_eq!(verdict(TERMS, cmd::READ, 0, offset, len), Err(NbdError::Einval));
-            assert_eq!(verdict(TERMS, cmd::TRIM, 0, offset, len), Err(NbdError::Einval));
-            assert_eq!(verdict(TERMS, cmd::WRITE, 0, offset, len), Err(NbdError::Enospc));
-            assert_eq!(verdict(TERMS, cmd::WRITE_ZEROES, 0, offset, len), Err(NbdError::Enospc));
-        }
-    }
-
-    #[test]
-    fn unknown_commands_and_flags_are_einval() {
-        for kind in [cmd::CACHE, cmd::BLOCK_STATUS, 8, 9, 0xffff] {
-            assert_eq!(verdict(TERMS, kind, 0, 0, 1), Err(NbdError::Einval));
-        }
-        for (kind, flags) in [
-            (cmd::READ, cmd_flags::NO_HOLE),
-            (cmd::WRITE, cmd_flags::DF),
-            (cmd::FLUSH, cmd_flags::FAST_ZERO),
-            (cmd::TRIM, cmd_flags::NO_HOLE),
-            (cmd::WRITE_ZEROES, 1 << 15),
-        ] {
-            assert_eq!(verdict(TERMS, kind, flags, 0, 0), Err(NbdError::Einval));
-        }
-        let simple = Terms { style: Style::Simple, ..TERMS };
-        assert_eq!(verdict(simple, cmd::READ, cmd_flags::DF, 0, 1), Err(NbdError::Einval));
-        let no_trim = Terms { trim: false, ..TERMS };
-        assert_eq!(verdict(no_trim, cmd::TRIM, 0, 0, 1), Err(NbdError::Einval));
-        assert_eq!(verdict(TERMS, cmd::FLUSH, 0, 1, 0), Err(NbdError::Einval));
-        assert_eq!(verdict(TERMS, cmd::FLUSH, 0, 0, 1), Err(NbdError::Einval));
-    }
-
-    #[test]
-    fn a_read_only_export_permits_reading_and_flushing_only() {
-        let terms = Terms { read_only: true, trim: false, ..TERMS };
-        for kind in [cmd::WRITE, cmd::TRIM, cmd::WRITE_ZEROES] {
-            assert_eq!(verdict(terms, kind, 0, 0, 1), Err(NbdError::Eperm));
-        }
-        assert!(verdict(terms, cmd::READ, 0, 0, 1).is_ok());
-        assert!(verdict(terms, cmd::FLUSH, 0, 0, 0).is_ok());
-    }
-
-    #[test]
-    fn payloads_have_a_largest_size_and_blocks_a_smallest() {
-        for kind in [cmd::READ, cmd::WRITE] {
-            assert_eq!(verdict(TERMS, kind, 0, 0, (32 << 20) + 1), Err(NbdError::Einval));
-        }
-        let blocks = Terms { min_block: 4096, ..TERMS };
-        for (offset, len) in [(1, 4096), (4096, 1), (512, 512)] {
-            assert_eq!(verdict(blocks, cmd::READ, 0, offset, len), Err(NbdError::Einval));
-        }
-        assert!(request(cmd::WRITE, 0, 0, MAX_DRAIN_BYTES).payload_bytes().is_ok());
-        assert!(request(cmd::WRITE, 0, 0, MAX_DRAIN_BYTES + 1).payload_bytes().is_err());
-        assert_eq!(request(cmd::READ, 0, 0, u32::MAX).payload_bytes(), Ok(0));
-    }
-
-    #[test]
-    fn a_fast_zero_that_is_not_fast_is_enotsup() {
-        let fast = cmd_flags::FAST_ZERO;
-        assert_eq!(verdict(TERMS, cmd::WRITE_ZEROES, fast, 0, 1), Err(NbdError::Enotsup));
-        let terms = Terms { fast_zeroes: true, ..TERMS };
-        assert!(verdict(terms, cmd::WRITE_ZEROES, fast, 0, 1).is_ok());
-        let pinned = fast | cmd_flags::NO_HOLE;
-        assert_eq!(verdict(terms, cmd::WRITE_ZEROES, pinned, 0, 1), Err(NbdError::Enotsup));
-    }
-}
+mod tests;

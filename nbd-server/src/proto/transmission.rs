@@ -4,19 +4,23 @@
 //! ([`Step::Payload`]), or the caller may receive it past this machine, straight into the memory it will be
 //! written from, and say so with [`Transmission::skip_payload`].
 //!
+//! The payload that says what a status query is about is no such payload: it is collected here, and the caller sees
+//! one command.
+//!
 //! Invariant: `left > 0` in the states that wait for payload, and it never exceeds `MAX_DRAIN_BYTES`.
 
 use super::Violation;
-use super::reply::Cookie;
-use super::request::{Command, RawRequest, Refusal, Terms};
-use super::wire::REQUEST_BYTES;
+use super::reply::RequestId;
+use super::request::{Command, MAX_FILTER_BYTES, RawRequest, Refusal, Terms};
+use super::wire::EXTENDED_REQUEST_BYTES;
 
 /// The server's side of the transmission phase.
 #[derive(Debug)]
 pub struct Transmission {
     terms: Terms,
     state: State,
-    header: [u8; REQUEST_BYTES],
+    header: [u8; EXTENDED_REQUEST_BYTES],
+    filter: [u8; MAX_FILTER_BYTES],
 }
 
 /// What the bytes were.
@@ -25,7 +29,7 @@ pub enum Step<'a> {
     /// All input is consumed; more is needed.
     More,
     /// A request to execute. A write's payload follows in [`Step::Payload`].
-    Request(Cookie, Command),
+    Request(RequestId, Command),
     /// The next piece of the payload of the write before it. Never empty.
     Payload(&'a [u8]),
     /// A request to answer with an error. Its payload was skipped.
@@ -34,15 +38,28 @@ pub enum Step<'a> {
 
 #[derive(Clone, Copy, Debug)]
 enum State {
-    Header { have: usize },
-    Payload { left: u32 },
-    Drain { left: u32, refusal: Refusal },
+    Header {
+        have: usize,
+    },
+    Payload {
+        left: u32,
+    },
+    /// `have < request.len <= MAX_FILTER_BYTES`
+    Filter {
+        request: RawRequest,
+        have: usize,
+    },
+    Drain {
+        left: u32,
+        refusal: Refusal,
+    },
 }
 
 impl Transmission {
     /// A stream that begins with a request.
     pub fn new(terms: Terms) -> Transmission {
-        Transmission { terms, state: State::Header { have: 0 }, header: [0; REQUEST_BYTES] }
+        let (header, filter) = ([0; EXTENDED_REQUEST_BYTES], [0; MAX_FILTER_BYTES]);
+        Transmission { terms, state: State::Header { have: 0 }, header, filter }
     }
 
     /// What the client may ask for.
@@ -53,30 +70,28 @@ impl Transmission {
     /// The next step, taken off the front of `input`. After an error nothing is fed any more.
     pub fn next<'a>(&mut self, input: &mut &'a [u8]) -> Result<Step<'a>, Violation> {
         match self.state {
-            State::Header { have: 0 } if input.len() >= REQUEST_BYTES => match input.split_first_chunk() {
-                // The common case: a whole header, taken apart where it lies.
-                Some((header, rest)) => {
-                    *input = rest;
-                    self.request(RawRequest::parse(header)?, input)
-                }
-                None => Ok(Step::More),
-            },
+            // The common case: a whole header, taken apart where it lies.
+            State::Header { have: 0 } if input.len() >= self.terms.header_bytes() => {
+                let header = take(input, self.terms.header_bytes());
+                self.request(RawRequest::parse(self.terms.style, header)?, input)
+            }
             State::Header { have } => {
-                let bytes = take(input, REQUEST_BYTES - have);
+                let whole = self.terms.header_bytes();
+                let bytes = take(input, whole - have);
                 self.header[have..have + bytes.len()].copy_from_slice(bytes);
                 let have = have + bytes.len();
                 self.state = State::Header { have };
-                if have < REQUEST_BYTES {
-                    Ok(Step::More)
-                } else {
-                    self.request(RawRequest::parse(&self.header)?, input)
+                if have < whole {
+                    return Ok(Step::More);
                 }
+                self.request(RawRequest::parse(self.terms.style, &self.header[..whole])?, input)
             }
             State::Payload { left } => {
                 let bytes = take(input, left as usize);
                 self.expect_payload(left - bytes.len() as u32);
                 Ok(if bytes.is_empty() { Step::More } else { Step::Payload(bytes) })
             }
+            State::Filter { request, have } => Ok(self.filter(input, request, have)),
             State::Drain { left, refusal } => self.drain(input, left, refusal),
         }
     }
@@ -92,7 +107,8 @@ impl Transmission {
     /// Bytes that must still arrive before there can be another step: what is left of a header or a payload.
     pub fn wants_bytes(&self) -> usize {
         match self.state {
-            State::Header { have } => REQUEST_BYTES - have,
+            State::Header { have } => self.terms.header_bytes() - have,
+            State::Filter { request, have } => request.len as usize - have,
             State::Payload { left } | State::Drain { left, .. } => left as usize,
         }
     }
@@ -105,14 +121,33 @@ impl Transmission {
     }
 
     fn request<'a>(&mut self, request: RawRequest, input: &mut &'a [u8]) -> Result<Step<'a>, Violation> {
-        let payload = request.payload_bytes()?;
+        let payload = request.payload_bytes(self.terms.style)?;
+        if request.has_filter(&self.terms) {
+            return Ok(self.filter(input, request, 0));
+        }
         match request.decide(&self.terms) {
             Ok(command) => {
-                self.expect_payload(payload);
-                Ok(Step::Request(request.cookie, command))
+                self.expect_payload(if matches!(command, Command::Write { .. }) { payload } else { 0 });
+                Ok(Step::Request(request.id(), command))
             }
             // The answer waits until the payload has gone by: some clients do not read while they write.
             Err(refusal) => self.drain(input, payload, refusal),
+        }
+    }
+
+    fn filter<'a>(&mut self, input: &mut &'a [u8], request: RawRequest, have: usize) -> Step<'a> {
+        let whole = request.len as usize;
+        let bytes = take(input, whole - have);
+        self.filter[have..have + bytes.len()].copy_from_slice(bytes);
+        let have = have + bytes.len();
+        if have < whole {
+            self.state = State::Filter { request, have };
+            return Step::More;
+        }
+        self.state = State::Header { have: 0 };
+        match request.decide_filtered(&self.terms, &self.filter[..whole]) {
+            Ok(command) => Step::Request(request.id(), command),
+            Err(refusal) => Step::Refused(refusal),
         }
     }
 

@@ -8,10 +8,14 @@ pub const OPTION_MAGIC: u64 = 0x4948_4156_454f_5054;
 pub const OPTION_REPLY_MAGIC: u64 = 0x0003_e889_0455_65a9;
 /// Starts each request.
 pub const REQUEST_MAGIC: u32 = 0x2560_9513;
+/// Starts each request with extended headers.
+pub const EXTENDED_REQUEST_MAGIC: u32 = 0x21e4_1c71;
 /// Starts a simple reply.
 pub const SIMPLE_REPLY_MAGIC: u32 = 0x6744_6698;
 /// Starts a chunk of a structured reply.
 pub const STRUCTURED_REPLY_MAGIC: u32 = 0x668e_33ef;
+/// Starts a chunk of a reply with extended headers.
+pub const EXTENDED_REPLY_MAGIC: u32 = 0x6e8a_278c;
 
 /// Bytes of the server's greeting.
 pub const GREETING_BYTES: usize = 18;
@@ -19,6 +23,8 @@ pub const GREETING_BYTES: usize = 18;
 pub const OPTION_HEADER_BYTES: usize = 16;
 /// Bytes of a request's header.
 pub const REQUEST_BYTES: usize = 28;
+/// Bytes of an extended request's header.
+pub const EXTENDED_REQUEST_BYTES: usize = 32;
 
 /// Handshake flags, server and client side (the bits agree).
 pub mod handshake_flags {
@@ -44,12 +50,16 @@ pub mod transmission_flags {
     pub const SEND_TRIM: u16 = 1 << 5;
     /// `NBD_CMD_WRITE_ZEROES` works.
     pub const SEND_WRITE_ZEROES: u16 = 1 << 6;
-    /// `NBD_CMD_FLAG_DF` works; only with structured replies.
+    /// `NBD_CMD_FLAG_DF` works; not with simple replies.
     pub const SEND_DF: u16 = 1 << 7;
     /// A flush on one connection covers what was answered on all.
     pub const CAN_MULTI_CONN: u16 = 1 << 8;
+    /// `NBD_CMD_CACHE` works.
+    pub const SEND_CACHE: u16 = 1 << 10;
     /// `NBD_CMD_FLAG_FAST_ZERO` is understood.
     pub const SEND_FAST_ZERO: u16 = 1 << 11;
+    /// `NBD_CMD_BLOCK_STATUS` takes a payload that names the contexts to tell; only with extended headers.
+    pub const BLOCK_STAT_PAYLOAD: u16 = 1 << 12;
 }
 
 /// Options.
@@ -86,6 +96,8 @@ pub mod rep {
     pub const SERVER: u32 = 2;
     /// A piece of information about an export.
     pub const INFO: u32 = 3;
+    /// A metadata context.
+    pub const META_CONTEXT: u32 = 4;
     /// The option is unknown or not supported.
     pub const ERR_UNSUP: u32 = 0x8000_0001;
     /// The option is not allowed here.
@@ -98,6 +110,8 @@ pub mod rep {
     pub const ERR_UNKNOWN: u32 = 0x8000_0006;
     /// The option is too long.
     pub const ERR_TOO_BIG: u32 = 0x8000_0009;
+    /// Extended headers are, or must be, used.
+    pub const ERR_EXT_HEADER_REQD: u32 = 0x8000_000a;
 }
 
 /// Kinds of information in `NBD_REP_INFO`.
@@ -116,7 +130,7 @@ pub mod info {
 pub mod cmd {
     /// Read.
     pub const READ: u16 = 0;
-    /// Write; the only one with a payload.
+    /// Write; without extended headers the only one with a payload.
     pub const WRITE: u16 = 1;
     /// End the session; has no reply.
     pub const DISC: u16 = 2;
@@ -124,11 +138,11 @@ pub mod cmd {
     pub const FLUSH: u16 = 3;
     /// The range is no longer needed.
     pub const TRIM: u16 = 4;
-    /// Prefetch; not supported here.
+    /// Prefetch.
     pub const CACHE: u16 = 5;
     /// Write zeroes.
     pub const WRITE_ZEROES: u16 = 6;
-    /// Query metadata; not supported here.
+    /// Query metadata contexts.
     pub const BLOCK_STATUS: u16 = 7;
 }
 
@@ -140,8 +154,12 @@ pub mod cmd_flags {
     pub const NO_HOLE: u16 = 1 << 1;
     /// Answer a read in one chunk.
     pub const DF: u16 = 1 << 2;
+    /// Tell one extent for each context.
+    pub const REQ_ONE: u16 = 1 << 3;
     /// Write zeroes only if that is faster than writing.
     pub const FAST_ZERO: u16 = 1 << 4;
+    /// The length is that of a payload that follows; only with extended headers.
+    pub const PAYLOAD_LEN: u16 = 1 << 5;
 }
 
 /// Structured replies.
@@ -152,6 +170,12 @@ pub mod chunk {
     pub const NONE: u16 = 0;
     /// Data of a read.
     pub const OFFSET_DATA: u16 = 1;
+    /// A range of a read that is all zeroes.
+    pub const OFFSET_HOLE: u16 = 2;
+    /// Extents of a metadata context, of 32 bits.
+    pub const BLOCK_STATUS: u16 = 5;
+    /// Extents of a metadata context, of 64 bits; only with extended headers.
+    pub const BLOCK_STATUS_EXT: u16 = 6;
     /// The request failed.
     pub const ERROR: u16 = 0x8001;
 }

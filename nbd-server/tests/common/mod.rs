@@ -1,6 +1,7 @@
 //! A raw NBD client that waits for its answers, and servers to try it on.
 #![allow(dead_code, clippy::unwrap_used)] // each test file uses its part; a test may unwrap
 
+pub mod raw;
 #[cfg(feature = "tls")]
 #[path = "../../src/tls/samples.rs"]
 pub mod samples;
@@ -171,6 +172,31 @@ pub fn hello(structured: bool) -> Vec<u8> {
     [&[0, 0, 0, 3], &structured[..], &option(7, &[0; 6])].concat()
 }
 
+/// Shakes hands and chooses the default export after `options`; its size and flags.
+pub fn hello_with(stream: &mut UnixStream, options: &[Vec<u8>]) -> (u64, u16) {
+    let take = |stream: &mut UnixStream, bytes: usize| {
+        let mut taken = vec![0; bytes];
+        stream.read_exact(&mut taken).unwrap();
+        taken
+    };
+    assert_eq!(take(stream, 18), b"NBDMAGICIHAVEOPT\0\x03");
+    let bytes = [&[0, 0, 0, 3], &options.concat()[..], &option(7, &[0; 6])].concat();
+    stream.write_all(&bytes).unwrap();
+    let (mut acks, mut answer) = (options.len() + 1, (0, 0));
+    while acks > 0 {
+        let header = take(stream, 20);
+        let (kind, len) = (be(&header[12..16]), be(&header[16..20]));
+        let data = take(stream, len as usize);
+        match kind {
+            1 => acks -= 1,
+            3 => answer = (be(&data[2..10]), be(&data[10..12]) as u16),
+            4 => assert!(data.len() > 4),
+            other => panic!("option reply {other:#x}"),
+        }
+    }
+    answer
+}
+
 pub fn open(path: &Path) -> UnixStream {
     with_patience(UnixStream::connect(path).unwrap())
 }
@@ -186,22 +212,10 @@ impl Client {
         Client::on(open(path), structured)
     }
 
-    pub fn on(stream: UnixStream, structured: bool) -> Client {
-        let mut client = Client { stream, structured, size: 0, flags: 0 };
-        assert_eq!(client.take(18), b"NBDMAGICIHAVEOPT\0\x03");
-        client.send(&hello(structured));
-        let mut acks = if structured { 2 } else { 1 };
-        while acks > 0 {
-            let header = client.take(20);
-            let (kind, len) = (be(&header[12..16]), be(&header[16..20]));
-            let data = client.take(len as usize);
-            match kind {
-                1 => acks -= 1,
-                3 => (client.size, client.flags) = (be(&data[2..10]), be(&data[10..12]) as u16),
-                other => panic!("option reply {other:#x}"),
-            }
-        }
-        client
+    pub fn on(mut stream: UnixStream, structured: bool) -> Client {
+        let options = if structured { vec![option(8, b"")] } else { Vec::new() };
+        let (size, flags) = hello_with(&mut stream, &options);
+        Client { stream, structured, size, flags }
     }
 
     pub fn send(&mut self, bytes: &[u8]) {
@@ -223,15 +237,26 @@ impl Client {
             let data = self.take(if error == 0 { data_len(cookie) } else { 0 });
             return Answer { cookie, error, data };
         }
-        let head = self.take(20);
-        assert_eq!((be(&head[..4]), be(&head[4..6])), (0x668e_33ef, 1));
-        let (kind, cookie, len) = (be(&head[6..8]), be(&head[8..16]), be(&head[16..]) as usize);
-        let payload = self.take(len);
-        match kind {
-            0 => Answer { cookie, error: 0, data: Vec::new() },
-            1 => Answer { cookie, error: 0, data: payload[8..].to_vec() },
-            0x8001 => Answer { cookie, error: be(&payload[..4]) as u32, data: payload[6..].to_vec() },
-            other => panic!("chunk {other:#x}"),
+        let mut answer: Option<Answer> = None;
+        loop {
+            let head = self.take(20);
+            assert_eq!(be(&head[..4]), 0x668e_33ef);
+            let (kind, cookie, len) = (be(&head[6..8]), be(&head[8..16]), be(&head[16..]) as usize);
+            let payload = self.take(len);
+            let (error, data) = match kind {
+                0 => (0, Vec::new()),
+                1 => (0, payload[8..].to_vec()),
+                2 => (0, vec![0; be(&payload[8..]) as usize]),
+                0x8001 => (be(&payload[..4]) as u32, payload[6..].to_vec()),
+                other => panic!("chunk {other:#x}"),
+            };
+            // The chunks of a reply come in order here, and not between those of another.
+            let answer = answer.get_or_insert_with(|| Answer { cookie, error, data: Vec::new() });
+            assert_eq!((answer.cookie, answer.error), (cookie, error));
+            answer.data.extend(data);
+            if be(&head[4..6]) == 1 {
+                return std::mem::replace(answer, Answer { cookie, error, data: Vec::new() });
+            }
         }
     }
 

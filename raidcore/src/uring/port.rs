@@ -33,8 +33,8 @@ pub struct Port {
 /// A piece of what is sent.
 #[derive(Debug)]
 pub enum SendPart {
-    /// A few bytes, such as a header; up to 32 stay off the heap.
-    Bytes(SmallVec<[u8; 32]>),
+    /// A few bytes, such as a header; up to 40 stay off the heap.
+    Bytes(SmallVec<[u8; 40]>),
     /// Shared payload.
     View(View),
     /// Payload of its own.

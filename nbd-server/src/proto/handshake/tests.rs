@@ -7,7 +7,7 @@ use crate::tls::TlsMode;
 use proptest::prelude::*;
 use raidcore::dev::{BlockSize, Geometry};
 
-fn exports(names: &[&str]) -> Exports {
+pub(super) fn exports(names: &[&str]) -> Exports {
     let mut exports = Exports::new();
     for (id, name) in names.iter().enumerate() {
         let geometry = Geometry { preferred_bytes: 65536, ..Geometry::plain(1 << 30, BlockSize::B4096) };
@@ -21,23 +21,29 @@ fn exports(names: &[&str]) -> Exports {
 /// Client flags: fixed newstyle and no zeroes.
 const FIXED: [u8; 4] = [0, 0, 0, 3];
 
-fn option(number: u32, data: &[u8]) -> Vec<u8> {
+pub(super) fn option(number: u32, data: &[u8]) -> Vec<u8> {
     let header = [&OPTION_MAGIC.to_be_bytes()[..], &number.to_be_bytes(), &(data.len() as u32).to_be_bytes()];
     [&header.concat(), data].concat()
 }
 
-fn reply(number: u32, kind: u32, data: &[u8]) -> Vec<u8> {
+pub(super) fn reply(number: u32, kind: u32, data: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     put_reply(&mut out, number, kind, &[data]);
     out
 }
 
-fn go(number: u32, name: &str, infos: &[u16]) -> Vec<u8> {
+pub(super) fn go(number: u32, name: &str, infos: &[u16]) -> Vec<u8> {
     let mut data = (name.len() as u32).to_be_bytes().to_vec();
     data.extend_from_slice(name.as_bytes());
     data.extend_from_slice(&(infos.len() as u16).to_be_bytes());
     infos.iter().for_each(|info| data.extend_from_slice(&info.to_be_bytes()));
     option(number, &data)
+}
+
+pub(super) fn context_data(name: &str, queries: &[&str]) -> Vec<u8> {
+    let string = |text: &str| [&(text.len() as u32).to_be_bytes(), text.as_bytes()].concat();
+    let queries: Vec<_> = queries.iter().map(|query| string(query)).collect();
+    [string(name), (queries.len() as u32).to_be_bytes().to_vec(), queries.concat()].concat()
 }
 
 /// Feeds `pieces` one after the other until the handshake ends; what was sent, how it ended, what is left.
@@ -61,7 +67,7 @@ fn converse(exports: &Exports, pieces: &[&[u8]]) -> (Vec<u8>, Result<Progress, V
     (out, Ok(Progress::More), Vec::new())
 }
 
-fn after_flags(exports: &Exports, bytes: &[u8]) -> (Vec<u8>, Result<Progress, Violation>) {
+pub(super) fn after_flags(exports: &Exports, bytes: &[u8]) -> (Vec<u8>, Result<Progress, Violation>) {
     let (out, end, _) = converse(exports, &[&FIXED, bytes]);
     (out, end)
 }
@@ -76,14 +82,21 @@ fn go_tells_what_was_asked_for_and_chooses() {
     let infos = [info::NAME, info::DESCRIPTION, info::BLOCK_SIZE, 77];
     let (out, end) = after_flags(&exports(&["vol", "b"]), &go(opt::GO, "vol", &infos));
     let expected = [
-        reply(opt::GO, rep::INFO, &[0, 0, 0, 0, 0, 0, 0x40, 0, 0, 0, 0b1001, 0b0100_1101]),
+        reply(opt::GO, rep::INFO, &[0, 0, 0, 0, 0, 0, 0x40, 0, 0, 0, 0b1101, 0b0100_1101]),
         reply(opt::GO, rep::INFO, b"\x00\x01vol"),
         reply(opt::GO, rep::INFO, b"\x00\x02about vol"),
         reply(opt::GO, rep::INFO, &[0, 3, 0, 0, 0, 1, 0, 1, 0, 0, 2, 0, 0, 0]),
         reply(opt::GO, rep::ACK, b""),
     ];
     assert_eq!(out, expected.concat());
-    assert_eq!(end, Ok(Progress::Chosen(Negotiated { export: ExportId(0), style: Style::Simple })));
+    assert_eq!(
+        end,
+        Ok(Progress::Chosen(Negotiated {
+            export: ExportId(0),
+            style: Style::Simple,
+            contexts: Contexts::NONE
+        }))
+    );
 }
 
 #[test]
@@ -92,20 +105,27 @@ fn info_tells_the_same_and_goes_on() {
     let (out, end) = after_flags(&exports(&["vol"]), &both);
     let size = [0, 0, 0, 0, 0, 0, 0x40, 0, 0, 0];
     let expected = [
-        reply(opt::INFO, rep::INFO, &[&size[..], &[0b1001, 0b0100_1101]].concat()),
+        reply(opt::INFO, rep::INFO, &[&size[..], &[0b1101, 0b0100_1101]].concat()),
         reply(opt::INFO, rep::ACK, b""),
         reply(opt::STRUCTURED_REPLY, rep::ACK, b""),
-        reply(opt::GO, rep::INFO, &[&size[..], &[0b1001, 0b1100_1101]].concat()),
+        reply(opt::GO, rep::INFO, &[&size[..], &[0b1101, 0b1100_1101]].concat()),
         reply(opt::GO, rep::ACK, b""),
     ];
     assert_eq!(out, expected.concat());
-    assert_eq!(end, Ok(Progress::Chosen(Negotiated { export: ExportId(0), style: Style::Structured })));
+    assert_eq!(
+        end,
+        Ok(Progress::Chosen(Negotiated {
+            export: ExportId(0),
+            style: Style::Structured,
+            contexts: Contexts::NONE
+        }))
+    );
 }
 
 #[test]
 fn export_name_answers_with_or_without_zeroes() {
     let request = option(opt::EXPORT_NAME, b"vol");
-    let answer = [0, 0, 0, 0, 0x40, 0, 0, 0, 0b1001, 0b0100_1101];
+    let answer = [0, 0, 0, 0, 0x40, 0, 0, 0, 0b1101, 0b0100_1101];
     for (flags, zeroes) in [(0u8, 124), (1, 124), (2, 0), (3, 0)] {
         let (out, end, _) = converse(&exports(&["vol"]), &[&[0, 0, 0, flags], &request]);
         assert_eq!(out, [&answer[..], &vec![0; zeroes]].concat(), "client flags {flags}");
@@ -129,9 +149,9 @@ fn an_error_reply_never_ends_the_session() {
     let cases = [
         (option(opt::PEEK_EXPORT, b"x"), rep::ERR_UNSUP),
         (option(opt::STARTTLS, b""), rep::ERR_UNSUP),
-        (option(opt::LIST_META_CONTEXT, b"abc"), rep::ERR_UNSUP),
-        (option(opt::SET_META_CONTEXT, b"abc"), rep::ERR_UNSUP),
-        (option(opt::EXTENDED_HEADERS, b""), rep::ERR_UNSUP),
+        (option(opt::LIST_META_CONTEXT, &context_data("a", &[])), rep::ERR_INVALID),
+        (option(opt::SET_META_CONTEXT, &context_data("a", &["base:allocation"])), rep::ERR_INVALID),
+        (option(opt::EXTENDED_HEADERS, b"x"), rep::ERR_INVALID),
         (option(0, b""), rep::ERR_UNSUP),
         (option(u32::MAX, &[1; 8192]), rep::ERR_UNSUP),
         (option(opt::LIST, b"x"), rep::ERR_INVALID),
@@ -257,13 +277,16 @@ fn a_handshake_holds_no_more_than_one_options_data() {
 
 proptest! {
     #[test]
-    fn any_split_of_the_bytes_gives_the_same_conversation(cuts in prop::collection::vec(0usize..400, 0..12)) {
+    fn any_split_of_the_bytes_gives_the_same_conversation(cuts in prop::collection::vec(0usize..600, 0..12)) {
         let exports = exports(&["vol", "b"]);
         let stream = [
             FIXED.to_vec(),
             option(opt::STRUCTURED_REPLY, b""),
             option(opt::LIST, b""),
             option(77, &[1; 100]),
+            option(opt::EXTENDED_HEADERS, b""),
+            option(opt::LIST_META_CONTEXT, &context_data("b", &[])),
+            option(opt::SET_META_CONTEXT, &context_data("vol", &["base:", "raidctl:health"])),
             go(opt::INFO, "b", &[info::NAME]),
             go(opt::GO, "nope", &[]),
             go(opt::GO, "vol", &[info::BLOCK_SIZE]),
@@ -286,7 +309,11 @@ proptest! {
 
     #[test]
     fn no_bytes_make_it_panic_or_send_without_bound(noise in prop::collection::vec(any::<u8>(), 0..600)) {
-        let (out, _, _) = converse(&exports(&["vol"]), &[&FIXED, &option(opt::GO, &noise), &noise]);
-        prop_assert!(out.len() < 1024);
+        let structured = option(opt::STRUCTURED_REPLY, b"");
+        for number in [opt::GO, opt::LIST_META_CONTEXT, opt::SET_META_CONTEXT] {
+            let pieces = [&FIXED[..], &structured, &option(number, &noise), &noise];
+            let (out, _, _) = converse(&exports(&["vol"]), &pieces);
+            prop_assert!(out.len() < 1024);
+        }
     }
 }
