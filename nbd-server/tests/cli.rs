@@ -99,12 +99,40 @@ fn wrong_usage_is_exit_status_2() {
 
 #[test]
 fn help_comes_with_an_example_on_stdout_and_exit_status_0() {
-    for command in ["demo", "create", "serve", "status", "examine", "fail", "add", "remove", "stop", "events"]
-    {
+    for command in [
+        "demo", "create", "serve", "status", "examine", "fail", "add", "remove", "stop", "events", "attach",
+        "detach",
+    ] {
         let output = raidctl(&[command, "--help"]);
         let help = String::from_utf8(output.stdout).unwrap();
         assert_eq!(output.status.code(), Some(0), "{command}");
         assert!(help.contains(&format!("raidctl {command} ")), "{command} has no example:\n{help}");
+    }
+}
+
+#[test]
+fn what_cannot_be_attached_is_refused_before_anything_is_done() {
+    refused(2, &["attach"], &["<URI|NAME>"]);
+    refused(2, &["attach", "nbd://host/x", "/dev/sda"], &["/dev/sda", "/dev/nbd0"]);
+    refused(2, &["attach", "nbd://host/x", "--connections", "0"], &["--connections", "1..=16"]);
+    refused(2, &["attach", "nbd://host/x", "--connections", "17"], &["--connections", "1..=16"]);
+    refused(2, &["attach", "nbd://host/x", "--dead-timeout", "0"], &["--dead-timeout", "1h"]);
+    refused(2, &["attach", "nbd://host/x", "--timeout", "1ms"], &["--timeout", "whole seconds"]);
+    refused(2, &["attach", "nbd+unix:///x"], &["socket"]);
+    refused(2, &["detach", "/dev/nbd0p1"], &["/dev/nbd0p1"]);
+    refused(1, &["attach", "nbds://host/x"], &["nbds://host:10809/x", "TLS", "tunnel"]);
+    refused(1, &["attach", "nbds+unix:///x?socket=/y"], &["TLS"]);
+}
+
+#[test]
+fn without_the_kernels_driver_the_message_says_how_to_load_it() {
+    if Path::new("/sys/module/nbd").exists() {
+        println!("skipped: this kernel has the driver");
+        return;
+    }
+    for words in [&["attach", "nbd://127.0.0.1:1/x"][..], &["detach", "/dev/nbd0"]] {
+        let message = refused(1, words, &["modprobe nbd"]);
+        assert_eq!(message.trim_end().lines().count(), 1, "one sentence, not {message}");
     }
 }
 

@@ -3,6 +3,8 @@
 //! Level, chunk, layout and the like come in as text on purpose: a wrong one is a refused creation (exit status 1,
 //! with a remedy), not wrong usage.
 
+use crate::attachment::MAX_LINKS;
+use crate::attachment::device::Device;
 use crate::size::Size;
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -48,12 +50,20 @@ pub enum Command {
     Stop(StopArgs),
     /// Show what happened to the arrays
     Events(EventsArgs),
+    /// Make an export a block device of this machine, /dev/nbdX
+    Attach(AttachArgs),
+    /// End a block device that `raidctl attach` made
+    Detach(DetachArgs),
 }
 
 impl Command {
     /// True for the commands that stay and serve.
     pub fn is_daemon(&self) -> bool {
-        matches!(self, Command::Demo(_) | Command::Serve(_))
+        match self {
+            Command::Demo(_) | Command::Serve(_) => true,
+            Command::Attach(args) => args.foreground,
+            _ => false,
+        }
     }
 }
 
@@ -256,6 +266,78 @@ pub struct EventsArgs {
     pub control: ControlArgs,
 }
 
+/// `raidctl attach`
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Examples:\n  raidctl attach vol0\n  raidctl attach nbd://storage/vol0 /dev/nbd3 --connections 4\n\n\
+                  Prints the device. A process stays beside it: it connects again when the server was away, so that reads and\n\
+                  writes only pause, and lets the device grow when the export does. Takes root and the module nbd."
+)]
+pub struct AttachArgs {
+    /// The export: nbd://HOST[:PORT]/EXPORT, nbd+unix:///EXPORT?socket=PATH, or the name of one of the daemon on this
+    /// machine that listens at its default place
+    #[arg(value_name = "URI|NAME")]
+    pub export: String,
+    /// The device [default: the first that is free]
+    #[arg(value_name = "/dev/nbdX")]
+    pub device: Option<Device>,
+    /// Connections to the server, 1 to 16 [default: 4 if the server allows several to be used as one, else 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_LINKS)))]
+    pub connections: Option<u32>,
+    /// How long requests wait while the server is away, before programs see errors. An hour outlasts the reboot of a
+    /// server and lets somebody come to help, and still nothing hangs for ever
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = seconds)]
+    pub dead_timeout: Duration,
+    /// How long one request may take before its connection is given up and it is sent again. So long at most do
+    /// requests that were under way pause when the server is killed
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = seconds)]
+    pub timeout: Duration,
+    /// How often the size of the export is looked at
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = seconds)]
+    pub poll: Duration,
+    /// A device that cannot be written
+    #[arg(long)]
+    pub read_only: bool,
+    /// Stay, and log to stderr; for service managers
+    #[arg(long)]
+    pub foreground: bool,
+    /// As JSON
+    #[arg(long)]
+    pub json: bool,
+    /// This is the process in the background, and this is its log.
+    #[arg(long, hide = true, requires = "foreground", value_name = "LOG")]
+    pub keeper: Option<PathBuf>,
+}
+
+/// `raidctl detach`
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Example:\n  umount /mnt && raidctl detach /dev/nbd0\n\nWhat is in flight on a device that is detached by force fails."
+)]
+pub struct DetachArgs {
+    /// The device
+    #[arg(value_name = "/dev/nbdX")]
+    pub device: Device,
+    /// Also if it is mounted or otherwise in use: whoever uses it sees errors
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// `30s`, `1h`, or a number of seconds. The kernel counts in seconds.
+fn seconds(text: &str) -> Result<Duration, String> {
+    let time = match text.parse() {
+        Ok(number) => Ok(Duration::from_secs(number)),
+        Err(_) => humantime::parse_duration(text),
+    };
+    match time {
+        Ok(time) if time.subsec_nanos() == 0 && (1..=MAX_SECONDS).contains(&time.as_secs()) => Ok(time),
+        _ => Err("say 30s or 1h, for example: whole seconds, at least one, at most a year".to_string()),
+    }
+}
+
+/// The kernel turns seconds into its own, smaller ticks; a year leaves it room.
+const MAX_SECONDS: u64 = 366 * 24 * 3600;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -264,6 +346,15 @@ mod tests {
     #[test]
     fn the_command_line_is_well_formed() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn times_are_whole_seconds() {
+        assert_eq!(seconds("30"), Ok(Duration::from_secs(30)));
+        assert_eq!(seconds("1h"), Ok(Duration::from_secs(3600)));
+        for text in ["", "0", "0s", "100ms", "1s 1ms", "2years", "-1", "soon"] {
+            assert!(seconds(text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 mod activation;
 mod afterlife;
+mod attachment;
 mod cli;
 mod commands;
 mod compose;
@@ -20,6 +21,7 @@ mod herald;
 mod house;
 mod listen;
 mod moderation;
+mod nbd_netlink;
 mod notify;
 mod output;
 mod report;

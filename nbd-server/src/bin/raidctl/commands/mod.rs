@@ -1,8 +1,10 @@
 //! One file per command. Each takes its arguments and returns how it ended.
 
 mod admin;
+mod attach;
 mod create;
 mod demo;
+mod detach;
 mod events;
 mod examine;
 mod serve;
@@ -20,6 +22,8 @@ pub fn run(command: Command) -> Outcome<()> {
         Command::Remove(args) => admin::remove(&args),
         Command::Stop(args) => admin::stop(&args),
         Command::Events(args) => events::run(&args),
+        Command::Attach(args) => attach::run(&args),
+        Command::Detach(args) => detach::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Serve(args) => serve::run(&args),
         Command::Create(args) => create::run(&args),
