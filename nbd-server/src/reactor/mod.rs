@@ -73,6 +73,11 @@ impl ReactorConfig {
         }
     }
 
+    /// Refuses what cannot work, as [`Reactor::spawn`] does.
+    pub fn check(&self) -> Result<(), SpawnError> {
+        host::check(self)
+    }
+
     /// For tests and small embedders: 11 MiB of memory, 32 connections.
     pub fn small() -> ReactorConfig {
         ReactorConfig { slab: SlabConfig::small(), max_connections: 32, ..ReactorConfig::server() }
@@ -141,7 +146,7 @@ impl<E: Engine + 'static> Reactor<E> {
     where
         B: FnOnce(&Io) -> Result<E, Box<dyn std::error::Error + Send + Sync>> + Send + 'static,
     {
-        host::check(&config)?;
+        config.check()?;
         let (mail, mailbox) = mailbox::channel();
         let (started, starting) = sync_channel(1);
         let thread = std::thread::Builder::new()

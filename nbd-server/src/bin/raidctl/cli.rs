@@ -140,13 +140,16 @@ pub struct CreateArgs {
 }
 
 /// `raidctl serve`
-#[derive(Args, Debug)]
+#[derive(Args, Debug, Clone)]
 #[command(
     after_help = "Examples:\n  raidctl serve --listen unix:/run/vol0.sock --listen tcp:127.0.0.1:10809 /dev/sd[b-e]\n  \
                         raidctl serve --config /etc/raidctl.toml\n\n\
                         The configuration file (what the command line says wins):\n  \
                         listen = [\"unix:/run/raidctl/nbd.sock\"]\n  control = \"/run/raidctl/control.sock\"\n  \
-                        devices = [\"/dev/sdb\", \"/dev/sdc\"]\n\n\
+                        devices = [\"/dev/sdb\", \"/dev/sdc\"]\n  \
+                        [export.vol0]\n  allow = [\"10.0.0.0/8\", \"unix:user=backup:ro\"]\n  \
+                        [limits]\n  connections_per_client = 16\n\n\
+                        SIGHUP reads who may use which export again. \
                         SIGTERM and SIGINT stop it cleanly; a second signal stops it at once.\n\n\
                         A new version, without an error for clients that reconnect:\n  \
                         raidctl serve --takeover --config /etc/raidctl.toml"
@@ -159,6 +162,9 @@ pub struct ServeArgs {
     /// [default: unix:/run/raidctl/nbd.sock, for other users than root unix:$XDG_RUNTIME_DIR/raidctl/nbd.sock]
     #[arg(long, value_name = "WHERE")]
     pub listen: Vec<String>,
+    /// Let nobody write: to the export of this name, or to any if there is none; may be given several times
+    #[arg(long, value_name = "NAME", num_args = 0..=1, require_equals = true, default_missing_value = "")]
+    pub read_only: Vec<String>,
     /// Where the daemon is controlled.
     #[command(flatten)]
     pub control: ControlArgs,

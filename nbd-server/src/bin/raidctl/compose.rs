@@ -12,12 +12,13 @@ use crate::devices::{Bench, refuse_twins};
 use crate::failure::{Context, Failure, Outcome};
 use crate::herald::Herald;
 use crate::house::{House, Window};
+use crate::policy::Policy;
 use crate::report::StatusReport;
 use crate::signals::Wish;
 use crate::succession::{Estate, SuccessionDesk};
 use nbd_server::export::Export;
 use nbd_server::listen::{ListenAddr, Listener};
-use nbd_server::reactor::{CallError, Io, Reactor, ReactorConfig, StopLimits, StopReport};
+use nbd_server::reactor::{CallError, Io, Reactor, StopLimits, StopReport};
 use raidcore::allocation::{Holes, ZeroMap};
 use raidcore::array::{Array, ArrayOptions};
 use raidcore::dev::BlockDev;
@@ -41,6 +42,8 @@ pub struct Plan {
     pub force: bool,
     /// Arrays without which nothing is served.
     pub required: Vec<ArrayName>,
+    /// Who may use what, and how much of it.
+    pub policy: Policy,
 }
 
 /// Where it is served.
@@ -95,7 +98,7 @@ impl Service {
         raise_descriptor_limit();
         window.events.open();
         let herald = Herald::start(Arc::clone(window))?;
-        let reactor = Reactor::spawn(ReactorConfig::server(), {
+        let reactor = Reactor::spawn(plan.policy.reactor(), {
             let (plan, window) = (plan.clone(), Arc::clone(window));
             move |io| {
                 furnish(io, &plan.devices, plan.force, window).map_err(|failure| failure.to_string().into())
@@ -104,9 +107,8 @@ impl Service {
         .map_err(Failure::new)?;
         let handle = reactor.handle();
         let listeners = places.listen.iter().map(Listener::share).collect();
-        let required = plan.required.clone();
-        let exports =
-            handle.call(move |host| open_house(host, listeners, &required)).map_err(no_reactor)??;
+        let opened = plan.clone();
+        let exports = handle.call(move |host| open_house(host, listeners, &opened)).map_err(no_reactor)??;
         let desk = FrontDesk::new(handle, Arc::clone(window));
         let desk = Arc::new(SuccessionDesk::new(desk, Arc::clone(window), estate.clone(), post.clone()));
         let control = ControlServer::start(Arc::clone(&places.control), desk)?;
@@ -116,6 +118,12 @@ impl Service {
     /// What is exported.
     pub fn exports(&self) -> &[Export] {
         &self.exports
+    }
+
+    /// Says who may use what from now on. Clients that have chosen already keep what they have.
+    pub fn admit(&self, policy: &Policy) -> Outcome<()> {
+        let policy = policy.clone();
+        self.reactor.handle().call(move |host| admit(host, &policy)).map_err(no_reactor)
     }
 
     /// Asks the reactor whether it lives.
@@ -201,21 +209,37 @@ fn no_reactor(error: CallError) -> Failure {
 fn open_house(
     host: &mut nbd_server::reactor::Host<House>,
     listeners: Vec<Listener>,
-    required: &[ArrayName],
+    plan: &Plan,
 ) -> Outcome<Vec<Export>> {
     host.engine_mut().publish();
     let report = host.engine().report();
-    if let Some(missing) = required.iter().find(|wanted| !wanted.is_in(&report)) {
+    if let Some(missing) = plan.required.iter().find(|wanted| !wanted.is_in(&report)) {
         return Err(Failure::new(format!("{missing} could not be started: the log says why")));
     }
     let exports = host.engine().exports();
     for export in &exports {
-        host.add_export(export.clone()).map_err(Failure::new)?;
+        let description = plan.policy.description_of(&export.name).to_string();
+        host.add_export(Export { description, ..export.clone() }).map_err(Failure::new)?;
     }
+    admit(host, &plan.policy);
     for listener in listeners {
         host.add_listener(listener).map_err(Failure::new)?;
     }
     Ok(exports)
+}
+
+/// On the reactor: says who may use what from now on.
+fn admit(host: &mut nbd_server::reactor::Host<House>, policy: &Policy) {
+    let exports: Vec<_> = host.exports().iter().map(|export| (export.id, export.name.clone())).collect();
+    let names: Vec<String> = exports.iter().map(|(_, name)| name.clone()).collect();
+    for name in policy.names_beside(&names) {
+        tracing::warn!(
+            "the configuration speaks of an export {name:?}, which is not served: is it misspelt?"
+        );
+    }
+    for (id, name) in exports {
+        host.set_access(id, policy.access_of(&name));
+    }
 }
 
 /// On the reactor's thread, before it turns: finds the arrays on the devices and starts them.

@@ -14,6 +14,7 @@ use crate::events::Severity;
 use crate::failure::{Failure, Outcome};
 use crate::house::Window;
 use crate::notify::Notifier;
+use crate::policy::Policy;
 use crate::signals::{Wish, Wishes};
 use crate::succession::{Estate, Heir, devices_in_use};
 use nbd_server::export::Export;
@@ -31,8 +32,8 @@ const SERVE_WITHIN: Duration = Duration::from_secs(20);
 /// How often it is looked whether a stop is asked for meanwhile.
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Reads again what can be read again; says what, for the log.
-pub type Reload = Box<dyn FnMut() -> Outcome<String>>;
+/// Reads again what can be read again: the policy, and a sentence for the log.
+pub type Reload = Box<dyn FnMut() -> Outcome<(Policy, String)>>;
 
 /// What a daemon is made of.
 pub struct Setup {
@@ -116,7 +117,7 @@ impl Daemon {
             match self.base.wishes.next(self.base.notifier.pulse()) {
                 Some(Wish::Stop) => return self.stop(),
                 Some(Wish::Reload) if self.base.on_reload.is_none() => return self.stop(),
-                Some(Wish::Reload) => self.base.reload(),
+                Some(Wish::Reload) => self.base.reload(&self.service),
                 Some(Wish::HandOver(heir)) => match self.hand_over(*heir)? {
                     Some(daemon) => self = daemon,
                     None => return Ok(()),
@@ -212,10 +213,16 @@ impl Base {
         outcome
     }
 
-    fn reload(&mut self) {
+    fn reload(&mut self, service: &Service) {
         let Some(reload) = &mut self.on_reload else { return };
         self.notifier.reloading();
-        match reload() {
+        let reloaded = reload().and_then(|(policy, sentence)| {
+            service.admit(&policy)?;
+            // The limits are those of the start for as long as it serves.
+            self.plan.policy = policy;
+            Ok(sentence)
+        });
+        match reloaded {
             Ok(sentence) => tracing::info!("reloaded: {sentence}"),
             Err(failure) => tracing::error!("not reloaded, everything stays as it is: {failure}"),
         }
@@ -287,7 +294,8 @@ impl Base {
             tracing::error!("process {pid} does not end: it may keep the devices");
         }
         self.wishes.is_clean.store(false, Ordering::Release);
-        self.plan = Plan { devices, force: false, required: Vec::new() };
+        let policy = self.plan.policy.clone();
+        self.plan = Plan { devices, force: false, required: Vec::new(), policy };
         let service = self.notifier.during(|| Service::start(&self.plan, &self.places, &self.company))?;
         self.announce(Severity::Warning, "TakenBack", &format!("process {pid} did not take over: {why}"));
         self.notifier.ready(&self.company.window.status.lock());

@@ -5,6 +5,7 @@
 
 mod activation;
 mod afterlife;
+mod allow;
 mod attachment;
 mod cli;
 mod commands;
@@ -24,6 +25,7 @@ mod moderation;
 mod nbd_netlink;
 mod notify;
 mod output;
+mod policy;
 mod report;
 mod signals;
 mod size;

@@ -14,6 +14,7 @@ use crate::failure::{Context, Failure, Outcome};
 use crate::listen;
 use crate::notify::Notifier;
 use crate::output::say;
+use crate::policy::Policy;
 use nbd_server::listen::ListenAddr;
 use raidcore::layout::{LayoutSpec, Level};
 use raidcore::meta::{self, LoadError};
@@ -51,7 +52,7 @@ pub fn run(args: &DemoArgs) -> Outcome<()> {
     let places: Vec<ListenAddr> = listen.iter().map(|listener| listener.addr().clone()).collect();
     let uris = uris(&places, NAME);
     let daemon = Daemon::start(Setup {
-        plan: compose::Plan { devices, force: false, required: Vec::new() },
+        plan: compose::Plan { devices, force: false, required: Vec::new(), policy: Policy::default() },
         places: Places::new(listen, OwnedSocket::bind(&control)?),
         drain: DRAIN,
         notifier: Notifier::from_env(),

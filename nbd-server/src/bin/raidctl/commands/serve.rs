@@ -6,7 +6,7 @@ use crate::cli::ServeArgs;
 use crate::compose::{Places, Plan, uris};
 use crate::config::ServeConfig;
 use crate::control::socket::{OwnedSocket, default_control, default_listen};
-use crate::daemon::{Daemon, Setup};
+use crate::daemon::{Daemon, Reload, Setup};
 use crate::devices::{Bench, refuse_twins};
 use crate::failure::{Failure, Outcome};
 use crate::listen;
@@ -47,11 +47,16 @@ fn start(args: &ServeArgs, config: ServeConfig, activation: Activation) -> Outco
         None => OwnedSocket::bind(&config.control.unwrap_or_else(default_control))?,
     };
     Daemon::start(Setup {
-        plan: Plan { devices: config.devices, force: args.force, required: Vec::new() },
+        plan: Plan {
+            devices: config.devices,
+            force: args.force,
+            required: Vec::new(),
+            policy: config.policy,
+        },
         places: Places { listen, control: Arc::new(control), of_manager },
         drain: args.drain,
         notifier: Notifier::from_env(),
-        on_reload: on_reload(),
+        on_reload: on_reload(args),
     })
 }
 
@@ -99,11 +104,11 @@ fn take_over(args: &ServeArgs, config: ServeConfig, activation: Activation) -> O
     }
     let (control, owns_control) = inheritance.control;
     let mut daemon = Daemon::start(Setup {
-        plan: Plan { devices, force: args.force, required },
+        plan: Plan { devices, force: args.force, required, policy: config.policy },
         places: Places { listen, control: Arc::new(control), of_manager },
         drain: args.drain,
         notifier: inheritance.notifier,
-        on_reload: on_reload(),
+        on_reload: on_reload(args),
     })?;
     if takeover.finish() {
         daemon.ask_to_stop();
@@ -120,7 +125,11 @@ fn addresses(listen: &[Listener]) -> Vec<ListenAddr> {
     listen.iter().map(|listener| listener.addr().clone()).collect()
 }
 
-/// Nothing of what `serve` reads at its start can be read again yet.
-fn on_reload() -> Option<crate::daemon::Reload> {
-    Some(Box::new(|| Ok("there is nothing that could have changed".to_string())))
+/// Of what `serve` reads at its start, who may use which export is read again.
+fn on_reload(args: &ServeArgs) -> Option<Reload> {
+    let args = args.clone();
+    Some(Box::new(move || {
+        let policy = ServeConfig::load(&args)?.policy;
+        Ok((policy, "who may use which export is read again".to_string()))
+    }))
 }
