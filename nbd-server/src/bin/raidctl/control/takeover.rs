@@ -7,6 +7,7 @@
 use super::MAX_REQUEST_LINE;
 use crate::report::StatusReport;
 use rustix::cmsg_space;
+use rustix::io::retry_on_intr;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags, recvmsg, sendmsg,
@@ -163,7 +164,8 @@ impl Wire {
         if !sockets.is_empty() && !control.push(SendAncillaryMessage::ScmRights(sockets)) {
             return Err(io::Error::other("too many sockets"));
         }
-        let sent = sendmsg(&self.stream, &[IoSlice::new(&line)], &mut control, SendFlags::NOSIGNAL)?;
+        let mut send = || sendmsg(&self.stream, &[IoSlice::new(&line)], &mut control, SendFlags::NOSIGNAL);
+        let sent = retry_on_intr(&mut send)?;
         self.stream.write_all(&line[sent..])
     }
 
@@ -195,8 +197,11 @@ impl Wire {
         let mut bytes = [0; 4096];
         let mut space = vec![MaybeUninit::uninit(); cmsg_space!(ScmRights(MAX_SOCKETS))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
-        let received =
-            recvmsg(&self.stream, &mut [IoSliceMut::new(&mut bytes)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
+        // A ring that was closed a moment ago interrupts the thread that used it.
+        let received = retry_on_intr(|| {
+            let room = &mut [IoSliceMut::new(&mut bytes)];
+            recvmsg(&self.stream, room, &mut control, RecvFlags::CMSG_CLOEXEC)
+        })?;
         for message in control.drain() {
             if let RecvAncillaryMessage::ScmRights(sockets) = message {
                 self.sockets.extend(sockets);
@@ -209,7 +214,7 @@ impl Wire {
 
 /// True if an operation ended for want of time only.
 pub fn is_timeout(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted)
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }
 
 #[cfg(test)]
