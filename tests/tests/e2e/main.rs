@@ -11,8 +11,10 @@ mod clients;
 mod crash;
 mod demo;
 mod levels;
+mod lifecycle;
 mod members;
 mod stop;
+mod takeover;
 
 use std::path::{Path, PathBuf};
 use tests::{Disks, Finished, raidctl};
