@@ -4,7 +4,7 @@
 //! one that somebody listens behind is never touched. TCP sockets set SO_REUSEADDR, so that a restarted server
 //! need not wait for old connections to be forgotten.
 
-use crate::tls::TlsMode;
+use crate::tls::{TlsMode, UnknownTlsMode};
 use raidcore::uring::SharedFd;
 use std::fmt;
 use std::io;
@@ -32,6 +32,9 @@ pub enum ListenError {
     /// It is no address.
     #[error("{0:?} is no address to listen on: use unix:PATH or tcp:ADDR:PORT")]
     BadAddress(String),
+    /// What is said of TLS is not understood.
+    #[error(transparent)]
+    BadTls(UnknownTlsMode),
     /// Another server is alive behind this socket.
     #[error("another server listens on {0}: stop it or choose another path")]
     Live(PathBuf),
@@ -63,6 +66,28 @@ impl FromStr for ListenAddr {
                 resolved.map(ListenAddr::Tcp).ok_or_else(bad)
             }
             _ => Err(bad()),
+        }
+    }
+}
+
+/// An address to listen on, and what is said of TLS there: `ADDR[,tls=off|allow|require]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenSpec {
+    /// The address.
+    pub addr: ListenAddr,
+    /// Whether clients use TLS; `None` leaves it to what is said of all addresses.
+    pub tls: Option<TlsMode>,
+}
+
+impl FromStr for ListenSpec {
+    type Err = ListenError;
+
+    fn from_str(text: &str) -> Result<ListenSpec, ListenError> {
+        match text.rsplit_once(",tls=") {
+            Some((addr, mode)) => {
+                Ok(ListenSpec { addr: addr.parse()?, tls: Some(mode.parse().map_err(ListenError::BadTls)?) })
+            }
+            None => Ok(ListenSpec { addr: text.parse()?, tls: None }),
         }
     }
 }
@@ -235,6 +260,16 @@ mod tests {
         {
             assert!(matches!(text.parse::<ListenAddr>(), Err(ListenError::BadAddress(_))), "{text:?}");
         }
+    }
+
+    #[test]
+    fn what_is_said_of_tls_stands_behind_the_address() {
+        let spec: ListenSpec = "tcp:127.0.0.1:1,tls=require".parse().unwrap();
+        assert_eq!((spec.addr.to_string().as_str(), spec.tls), ("tcp:127.0.0.1:1", Some(TlsMode::Require)));
+        let spec: ListenSpec = "unix:/a,b".parse().unwrap();
+        assert_eq!((spec.addr.to_string().as_str(), spec.tls), ("unix:/a,b", None));
+        assert!(matches!("unix:/a,tls=maybe".parse::<ListenSpec>(), Err(ListenError::BadTls(_))));
+        assert!(matches!("tls=off".parse::<ListenSpec>(), Err(ListenError::BadAddress(_))));
     }
 
     #[test]

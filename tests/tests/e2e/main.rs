@@ -15,6 +15,7 @@ mod lifecycle;
 mod members;
 mod stop;
 mod takeover;
+mod tls;
 
 use std::path::{Path, PathBuf};
 use tests::{Disks, Finished, raidctl};

@@ -6,6 +6,7 @@
 use crate::attachment::MAX_LINKS;
 use crate::attachment::device::Device;
 use crate::size::Size;
+use crate::tls::TlsArgs;
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -143,6 +144,7 @@ pub struct CreateArgs {
 #[derive(Args, Debug, Clone)]
 #[command(
     after_help = "Examples:\n  raidctl serve --listen unix:/run/vol0.sock --listen tcp:127.0.0.1:10809 /dev/sd[b-e]\n  \
+                        raidctl serve --tls require --tls-certificates /etc/raidctl/pki --listen tcp:0.0.0.0:10809 /dev/sd[b-e]\n  \
                         raidctl serve --config /etc/raidctl.toml\n\n\
                         The configuration file (what the command line says wins):\n  \
                         listen = [\"unix:/run/raidctl/nbd.sock\"]\n  control = \"/run/raidctl/control.sock\"\n  \
@@ -158,13 +160,17 @@ pub struct ServeArgs {
     /// Configuration file (TOML)
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Where clients connect: tcp:ADDR:PORT or unix:PATH; may be given several times
+    /// Where clients connect: tcp:ADDR:PORT or unix:PATH, with ,tls=off|allow|require behind it; may be given several
+    /// times
     /// [default: unix:/run/raidctl/nbd.sock, for other users than root unix:$XDG_RUNTIME_DIR/raidctl/nbd.sock]
     #[arg(long, value_name = "WHERE")]
     pub listen: Vec<String>,
     /// Let nobody write: to the export of this name, or to any if there is none; may be given several times
     #[arg(long, value_name = "NAME", num_args = 0..=1, require_equals = true, default_missing_value = "")]
     pub read_only: Vec<String>,
+    /// TLS.
+    #[command(flatten)]
+    pub tls: TlsArgs,
     /// Where the daemon is controlled.
     #[command(flatten)]
     pub control: ControlArgs,

@@ -16,9 +16,11 @@ use crate::policy::Policy;
 use crate::report::StatusReport;
 use crate::signals::Wish;
 use crate::succession::{Estate, SuccessionDesk};
+use crate::tls::Tls;
 use nbd_server::export::Export;
 use nbd_server::listen::{ListenAddr, Listener};
 use nbd_server::reactor::{CallError, Io, Reactor, StopLimits, StopReport};
+use nbd_server::tls::ServerTls;
 use raidcore::allocation::{Holes, ZeroMap};
 use raidcore::array::{Array, ArrayOptions};
 use raidcore::dev::BlockDev;
@@ -44,6 +46,8 @@ pub struct Plan {
     pub required: Vec<ArrayName>,
     /// Who may use what, and how much of it.
     pub policy: Policy,
+    /// Whether it is encrypted.
+    pub tls: Tls,
 }
 
 /// Where it is served.
@@ -124,6 +128,11 @@ impl Service {
     pub fn admit(&self, policy: &Policy) -> Outcome<()> {
         let policy = policy.clone();
         self.reactor.handle().call(move |host| admit(host, &policy)).map_err(no_reactor)
+    }
+
+    /// New connections start TLS with these certificates.
+    pub fn use_certificates(&self, certificates: Option<ServerTls>) -> Outcome<()> {
+        self.reactor.handle().call(|host| host.set_certificates(certificates)).map_err(no_reactor)
     }
 
     /// Asks the reactor whether it lives.
@@ -222,6 +231,7 @@ fn open_house(
         host.add_export(Export { description, ..export.clone() }).map_err(Failure::new)?;
     }
     admit(host, &plan.policy);
+    host.set_certificates(plan.tls.certificates());
     for listener in listeners {
         host.add_listener(listener).map_err(Failure::new)?;
     }
@@ -370,8 +380,8 @@ fn start(
 }
 
 /// Where clients find `export`, one URI per place.
-pub fn uris(places: &[ListenAddr], export: &str) -> Vec<String> {
-    places.iter().map(|place| crate::listen::uri(place, export)).collect()
+pub fn uris(places: &[Listener], export: &str) -> Vec<String> {
+    places.iter().map(|place| crate::listen::uri(place.addr(), place.tls(), export)).collect()
 }
 
 #[cfg(test)]

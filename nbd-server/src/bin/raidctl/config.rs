@@ -5,6 +5,7 @@ use crate::cli::ServeArgs;
 use crate::failure::{Context, Failure, Outcome};
 use crate::listen;
 use crate::policy::{ExportSection, LimitsSection, Policy};
+use crate::tls::{Tls, TlsSection};
 use nbd_server::listen::ListenAddr;
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -18,6 +19,8 @@ const MAX_CONFIG_BYTES: u64 = 1 << 20;
 pub struct ServeConfig {
     /// Where clients connect; empty means the default place.
     pub listen: Vec<ListenAddr>,
+    /// Whether they use TLS there.
+    pub tls: Tls,
     /// The control socket, if not the default one.
     pub control: Option<PathBuf>,
     /// What to look for arrays on; absolute, symlinks kept, in the order given.
@@ -31,6 +34,7 @@ pub struct ServeConfig {
 #[serde(deny_unknown_fields, default)]
 struct File {
     listen: Vec<String>,
+    tls: TlsSection,
     control: Option<PathBuf>,
     devices: Vec<PathBuf>,
     limits: LimitsSection,
@@ -59,8 +63,11 @@ impl ServeConfig {
                 "no devices to serve: name them on the command line or in the configuration file (devices = [...])",
             ));
         }
+        let listen = listen.iter().map(|text| listen::parse(text)).collect::<Outcome<Vec<_>>>()?;
+        let of_place = listen.iter().filter_map(|spec| Some((spec.addr.clone(), spec.tls?))).collect();
         Ok(ServeConfig {
-            listen: listen.iter().map(|text| listen::parse(text)).collect::<Outcome<_>>()?,
+            listen: listen.into_iter().map(|spec| spec.addr).collect(),
+            tls: Tls::new(&args.tls, &file.tls, of_place)?,
             control: args.control.control.clone().or(file.control),
             devices: devices.iter().map(|path| absolute(path)).collect::<Outcome<_>>()?,
             policy,

@@ -226,7 +226,25 @@ impl Base {
             Ok(sentence) => tracing::info!("reloaded: {sentence}"),
             Err(failure) => tracing::error!("not reloaded, everything stays as it is: {failure}"),
         }
+        self.reload_certificates(service);
         self.notifier.ready(&self.company.window.status.lock());
+    }
+
+    /// New connections get the certificates as they are now; bad ones are refused loudly, and the old ones stay.
+    fn reload_certificates(&mut self, service: &Service) {
+        let reread = self.plan.tls.reread();
+        match reread
+            .and_then(|certificates| certificates.map(|new| service.use_certificates(Some(new))).transpose())
+        {
+            Ok(None) => {}
+            Ok(Some(())) => {
+                tracing::info!("reloaded: new connections start TLS with the certificates of now")
+            }
+            Err(failure) => {
+                tracing::error!("the certificates are not reloaded, those of before stay in use: {failure}");
+                self.announce(Severity::Warning, "CertificatesRefused", &failure.to_string());
+            }
+        }
     }
 
     /// An event of every array.
@@ -294,8 +312,8 @@ impl Base {
             tracing::error!("process {pid} does not end: it may keep the devices");
         }
         self.wishes.is_clean.store(false, Ordering::Release);
-        let policy = self.plan.policy.clone();
-        self.plan = Plan { devices, force: false, required: Vec::new(), policy };
+        let (policy, tls) = (self.plan.policy.clone(), self.plan.tls.clone());
+        self.plan = Plan { devices, force: false, required: Vec::new(), policy, tls };
         let service = self.notifier.during(|| Service::start(&self.plan, &self.places, &self.company))?;
         self.announce(Severity::Warning, "TakenBack", &format!("process {pid} did not take over: {why}"));
         self.notifier.ready(&self.company.window.status.lock());

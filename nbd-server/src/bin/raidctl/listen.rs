@@ -2,19 +2,22 @@
 
 use crate::afterlife::{AFTERLIFE, LOOK_AGAIN, is_alive};
 use crate::failure::{Context, Failure, Outcome};
-use nbd_server::client::{Address, NbdUri};
-use nbd_server::listen::{ListenAddr, ListenError, Listener};
+use nbd_server::client::{Address, NbdUri, TlsParams};
+use nbd_server::listen::{ListenAddr, ListenError, ListenSpec, Listener};
+use nbd_server::tls::TlsMode;
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// Reads `unix:PATH` or `tcp:ADDR:PORT`. Paths are made absolute.
-pub fn parse(text: &str) -> Outcome<ListenAddr> {
-    match text.parse().map_err(Failure::usage)? {
-        ListenAddr::Unix(path) => Ok(ListenAddr::Unix(std::path::absolute(&path).context(path.display())?)),
-        tcp => Ok(tcp),
-    }
+/// Reads `unix:PATH` or `tcp:ADDR:PORT`, and what is said of TLS there. Paths are made absolute.
+pub fn parse(text: &str) -> Outcome<ListenSpec> {
+    let ListenSpec { addr, tls } = text.parse().map_err(Failure::usage)?;
+    let addr = match addr {
+        ListenAddr::Unix(path) => ListenAddr::Unix(std::path::absolute(&path).context(path.display())?),
+        tcp => tcp,
+    };
+    Ok(ListenSpec { addr, tls })
 }
 
 /// Listens at `place`. The folder of a unix socket is made if it is not there.
@@ -85,13 +88,14 @@ pub fn make_folder(path: &Path) -> Outcome<()> {
     made.context(format!("cannot make the folder {} for the socket", folder.display()))
 }
 
-/// The NBD URI of `export` at `place`.
-pub fn uri(place: &ListenAddr, export: &str) -> String {
+/// The NBD URI of `export` at `place`: with TLS only where nothing else is served.
+pub fn uri(place: &ListenAddr, mode: TlsMode, export: &str) -> String {
     let address = match place {
         ListenAddr::Tcp(at) => Address::Tcp { host: at.ip().to_string(), port: at.port() },
         ListenAddr::Unix(path) => Address::Unix(path.clone()),
     };
-    NbdUri { address, export: export.to_owned(), tls: None }.to_string()
+    let tls = (mode == TlsMode::Require).then(TlsParams::default);
+    NbdUri { address, export: export.to_owned(), tls }.to_string()
 }
 
 #[cfg(test)]
@@ -100,20 +104,23 @@ mod tests {
 
     #[test]
     fn a_uri_survives_odd_paths() {
-        let uri = uri(&ListenAddr::Unix("/run/a b&c.sock".into()), "vol0");
-        assert_eq!(uri, "nbd+unix:///vol0?socket=/run/a%20b%26c.sock");
+        let dir = tempfile::tempdir().unwrap();
+        let place = bind(&ListenAddr::Unix(dir.path().join("a b&c.sock"))).unwrap();
+        let expected = format!("nbd+unix:///vol0?socket={}/a%20b%26c.sock", dir.path().display());
+        assert_eq!(uri(place.addr(), TlsMode::Allow, "vol0"), expected);
+        assert!(uri(place.addr(), TlsMode::Require, "vol0").starts_with("nbds+unix:///vol0?"));
     }
 
     #[test]
     fn a_port_in_use_is_named_with_the_remedy() {
-        let first = bind(&parse("tcp:127.0.0.1:0").unwrap()).unwrap();
+        let first = bind(&parse("tcp:127.0.0.1:0").unwrap().addr).unwrap();
         let error = bind(first.addr()).unwrap_err();
         let sentence = error.sentence().unwrap();
         assert!(
             sentence.contains(&first.addr().to_string()) && sentence.contains("another port"),
             "{sentence}"
         );
-        assert!(uri(first.addr(), "x").starts_with("nbd://127.0.0.1:"));
+        assert!(uri(first.addr(), TlsMode::Off, "x").starts_with("nbd://127.0.0.1:"));
     }
 
     #[test]

@@ -32,6 +32,7 @@ mod size;
 mod succession;
 mod table;
 mod takeover;
+mod tls;
 
 use clap::Parser;
 use cli::Cli;

@@ -13,6 +13,7 @@ use crate::nbd_netlink::Driver;
 use crate::output;
 use nbd_server::client::{Address, NbdUri};
 use nbd_server::listen::ListenAddr;
+use nbd_server::tls::TlsMode;
 use sd_notify::NotifyState;
 use std::fs::OpenOptions;
 use std::io::{BufRead, BufReader};
@@ -77,7 +78,7 @@ fn local(name: &str) -> Outcome<NbdUri> {
             socket.display()
         )));
     }
-    parse(&listen::uri(&ListenAddr::Unix(socket), name))
+    parse(&listen::uri(&ListenAddr::Unix(socket), TlsMode::Off, name))
 }
 
 /// Is the keeper, until the device is disconnected.

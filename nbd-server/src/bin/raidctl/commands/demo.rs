@@ -15,6 +15,7 @@ use crate::listen;
 use crate::notify::Notifier;
 use crate::output::say;
 use crate::policy::Policy;
+use crate::tls::Tls;
 use nbd_server::listen::ListenAddr;
 use raidcore::layout::{LayoutSpec, Level};
 use raidcore::meta::{self, LoadError};
@@ -37,7 +38,7 @@ const CHUNK_BYTES: u32 = 64 << 10;
 /// Runs the demo until it is stopped.
 pub fn run(args: &DemoArgs) -> Outcome<()> {
     let dir = folder(args.dir.as_deref())?;
-    let tcp = listen::parse(&format!("tcp:{}", args.tcp))?;
+    let tcp = listen::parse(&format!("tcp:{}", args.tcp))?.addr;
     let mut listen = vec![listen::bind(&ListenAddr::Unix(dir.join("nbd.sock")))?];
     match listen::bind(&tcp) {
         Ok(listener) => listen.push(listener),
@@ -49,10 +50,15 @@ pub fn run(args: &DemoArgs) -> Outcome<()> {
     let found = prepare(&dir, args.size.0)?;
     let control = control_path(args, &dir);
     let devices = FILES.iter().map(|file| dir.join(file)).collect();
-    let places: Vec<ListenAddr> = listen.iter().map(|listener| listener.addr().clone()).collect();
-    let uris = uris(&places, NAME);
+    let uris = uris(&listen, NAME);
     let daemon = Daemon::start(Setup {
-        plan: compose::Plan { devices, force: false, required: Vec::new(), policy: Policy::default() },
+        plan: compose::Plan {
+            devices,
+            force: false,
+            required: Vec::new(),
+            policy: Policy::default(),
+            tls: Tls::default(),
+        },
         places: Places::new(listen, OwnedSocket::bind(&control)?),
         drain: DRAIN,
         notifier: Notifier::from_env(),

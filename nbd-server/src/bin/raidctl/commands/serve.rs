@@ -13,6 +13,7 @@ use crate::listen;
 use crate::notify::Notifier;
 use crate::output::say;
 use crate::takeover::Takeover;
+use crate::tls::Tls;
 use nbd_server::listen::{ListenAddr, Listener};
 use std::sync::Arc;
 
@@ -25,9 +26,8 @@ pub fn run(args: &ServeArgs) -> Outcome<()> {
         false => start(args, config, activation)?,
     };
     // For people, and for scripts that wait until the daemon is ready.
-    let places = addresses(&daemon.places().listen);
     for export in daemon.exports() {
-        for uri in uris(&places, &export.name) {
+        for uri in uris(&daemon.places().listen, &export.name) {
             say(format!("{} {uri}", export.name))?;
         }
     }
@@ -41,7 +41,11 @@ fn start(args: &ServeArgs, config: ServeConfig, activation: Activation) -> Outco
     if places.is_empty() && listen.is_empty() {
         places.push(ListenAddr::Unix(default_listen()));
     }
-    bind_others(&mut listen, &places)?;
+    let mut tls = config.tls;
+    tls.reread()?;
+    listen = listen.into_iter().map(|socket| tls.over(socket)).collect();
+    bind_others(&mut listen, &places, &tls)?;
+    tls.check(&listen)?;
     let control = match control {
         Some(control) => control,
         None => OwnedSocket::bind(&config.control.unwrap_or_else(default_control))?,
@@ -52,6 +56,7 @@ fn start(args: &ServeArgs, config: ServeConfig, activation: Activation) -> Outco
             force: args.force,
             required: Vec::new(),
             policy: config.policy,
+            tls,
         },
         places: Places { listen, control: Arc::new(control), of_manager },
         drain: args.drain,
@@ -61,10 +66,11 @@ fn start(args: &ServeArgs, config: ServeConfig, activation: Activation) -> Outco
 }
 
 /// Listens at those of `places` that no socket of `listen` is at.
-fn bind_others(listen: &mut Vec<Listener>, places: &[ListenAddr]) -> Outcome<()> {
+fn bind_others(listen: &mut Vec<Listener>, places: &[ListenAddr], tls: &Tls) -> Outcome<()> {
     for place in places {
         if !listen.iter().any(|listener| listener.addr() == place) {
-            listen.push(listen::bind(place)?);
+            // A free port has another address than the one that was asked for.
+            listen.push(listen::bind(place)?.with_tls(tls.mode_at(place)));
         }
     }
     Ok(())
@@ -83,10 +89,13 @@ fn take_over(args: &ServeArgs, config: ServeConfig, activation: Activation) -> O
     drop(Bench::new()?);
     let mut listen: Vec<Listener> =
         activation.listen.into_iter().filter(|socket| !takeover.has(socket.addr())).collect();
+    let mut tls = config.tls;
+    tls.reread()?;
+    listen = listen.into_iter().map(|socket| tls.over(socket)).collect();
     let mut of_manager = addresses(&listen);
     let others: Vec<ListenAddr> =
         config.listen.iter().filter(|place| !takeover.has(place)).cloned().collect();
-    bind_others(&mut listen, &others)?;
+    bind_others(&mut listen, &others, &tls)?;
     let required = takeover.offer().arrays.clone();
 
     let inheritance = takeover.release()?;
@@ -99,12 +108,12 @@ fn take_over(args: &ServeArgs, config: ServeConfig, activation: Activation) -> O
             closed.push((socket, passed.owns_file));
             continue;
         }
-        listen.push(socket);
+        listen.push(tls.over(socket));
         owned.push(passed.owns_file);
     }
     let (control, owns_control) = inheritance.control;
     let mut daemon = Daemon::start(Setup {
-        plan: Plan { devices, force: args.force, required, policy: config.policy },
+        plan: Plan { devices, force: args.force, required, policy: config.policy, tls },
         places: Places { listen, control: Arc::new(control), of_manager },
         drain: args.drain,
         notifier: inheritance.notifier,
