@@ -50,8 +50,14 @@ impl Device {
 
     /// True once programs can open it and it has a size.
     pub fn is_there(self) -> bool {
-        let size = read_to_string(self.sysfs("size")).unwrap_or_default();
-        PathBuf::from(self.to_string()).exists() && size.trim().parse::<u64>().is_ok_and(|size| size > 0)
+        PathBuf::from(self.to_string()).exists() && self.size_bytes() > 0
+    }
+
+    /// Its size as the kernel knows it, in bytes; 0 if it has none.
+    pub fn size_bytes(self) -> u64 {
+        let sectors =
+            read_to_string(self.sysfs("size")).ok().and_then(|size| size.trim().parse::<u64>().ok());
+        sectors.unwrap_or(0).saturating_mul(512)
     }
 
     /// Lets the kernel send requests of at most this many bytes. It has its own, lower limit for most servers.

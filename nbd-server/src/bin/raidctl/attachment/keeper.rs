@@ -2,12 +2,14 @@
 //!
 //! It ends when the device is disconnected, by whomever, or when it is told to. It never ends because a server is away:
 //! how long requests wait for it is the kernel's dead-connection timeout. It keeps a descriptor of each connection,
-//! without reading or writing there, to see which of them are closed.
+//! without reading or writing there, to see which of them are closed. One that was started for a device whose keeper was
+//! killed has none: it offers the kernel a connection for each slot, of which the kernel takes those it has use for, and
+//! from then on relies on what the kernel announces.
 
 use super::device::Device;
 use super::promise::{Promise, Verdict, pause};
 use super::record::{self, OwnRecord, Record};
-use super::{DEFAULT_LINKS, DEVICE_PATIENCE, HANDSHAKE_PATIENCE, LOOK_AGAIN, NOTICE};
+use super::{DEFAULT_LINKS, DEVICE_PATIENCE, HANDSHAKE_PATIENCE, LOOK_AGAIN, MAX_LINKS, NOTICE};
 use crate::failure::{Context, Failure, Outcome};
 use crate::nbd_netlink::{Change, Connect, Driver, DriverError, LinkEvent};
 use nbd_server::client::{Address, ConnectOptions, NbdUri, Terms, connect_blocking, info_blocking};
@@ -45,7 +47,10 @@ pub struct Keeper {
     record: Record,
     own: OwnRecord,
     promise: Promise,
-    links: Vec<OwnedFd>,
+    /// By slot; none is a connection of which we have no descriptor.
+    links: Vec<Option<OwnedFd>>,
+    /// It is not known yet which of the connections live.
+    is_blind: bool,
     inbox: Receiver<Wake>,
     outage: Option<Outage>,
     /// Connections that the kernel said are dead, and that were not replaced yet; and when it said so last.
@@ -84,6 +89,12 @@ impl Keeper {
     /// Attaches the device; once this returns it can be used.
     pub fn attach(settings: Settings) -> Outcome<Keeper> {
         let mut driver = Driver::open().map_err(Failure::new)?;
+        if let Some(device) = settings.device
+            && let Some((record, false)) = record::read(device)?
+            && driver.reconfigure(device.index, &record.identity, &Change::default()).is_ok()
+        {
+            return Keeper::adopt(settings, driver, device, record);
+        }
         let (first, terms) = dial(&settings)?;
         let promise = Promise::of(&terms, settings.read_only)
             .map_err(|why| Failure::new(format!("{} cannot be a block device here: {why}", settings.uri)))?;
@@ -116,6 +127,8 @@ impl Keeper {
             pid: rustix::process::getpid().as_raw_nonzero().get(),
             identity,
             size_bytes: promise.size_bytes,
+            block_bytes: promise.block_bytes,
+            flags: promise.flags,
             connections: u32::try_from(links.len()).unwrap_or(u32::MAX),
             read_only: promise.is_read_only(),
         };
@@ -126,13 +139,52 @@ impl Keeper {
                 return Err(failure);
             }
         };
+        let links = links.into_iter().map(Some).collect();
+        Ok(Keeper::new(settings, driver, device, (record, own), promise, links, inbox))
+    }
+
+    /// Takes over a device whose keeper was killed.
+    fn adopt(settings: Settings, driver: Driver, device: Device, record: Record) -> Outcome<Keeper> {
+        if record.uri != settings.uri.to_string() {
+            return Err(Failure::new(format!(
+                "{device} is attached to {}, and its keeper was killed: attach that again to keep it, or \
+                 `raidctl detach {device}`",
+                record.uri
+            )));
+        }
+        let size_bytes = device.size_bytes();
+        let promise = Promise { size_bytes, block_bytes: record.block_bytes, flags: record.flags };
+        let inbox = listen(&driver)?;
+        let record = Record { pid: rustix::process::getpid().as_raw_nonzero().get(), size_bytes, ..record };
+        let own = record::write(device, &record)?;
+        let links: Vec<_> = (0..record.connections.clamp(1, MAX_LINKS)).map(|_| None).collect();
+        tracing::warn!("taking over {device}, whose keeper was killed");
         let now = Instant::now();
-        Ok(Keeper {
+        let mut keeper = Keeper::new(settings, driver, device, (record, own), promise, links, inbox);
+        keeper.is_blind = true;
+        keeper.announced = keeper.links.len();
+        keeper.look_at = now;
+        keeper.outage = Some(Outage { since: now, attempts: 0, next: now, is_over_the_limit: false });
+        Ok(keeper)
+    }
+
+    fn new(
+        settings: Settings,
+        driver: Driver,
+        device: Device,
+        (record, own): (Record, OwnRecord),
+        promise: Promise,
+        links: Vec<Option<OwnedFd>>,
+        inbox: Receiver<Wake>,
+    ) -> Keeper {
+        let now = Instant::now();
+        Keeper {
             look_at: now + settings.poll,
             outage: None,
             announced: 0,
             announced_at: now,
             complaint: None,
+            is_blind: false,
             settings,
             driver,
             device,
@@ -141,7 +193,7 @@ impl Keeper {
             promise,
             links,
             inbox,
-        })
+        }
     }
 
     /// What is attached.
@@ -262,8 +314,9 @@ impl Keeper {
             }
             self.announced = self.announced.saturating_sub(fresh.len());
             for (slot, link) in dead.iter().zip(fresh) {
-                if let Some(old) = self.links.get_mut(*slot) {
-                    *old = link;
+                // What the kernel had no use for must not look alive: it is closed, and what it took is its own.
+                if let Some(old) = self.links.get_mut(*slot).filter(|_| !self.is_blind) {
+                    *old = Some(link);
                 }
             }
         }
@@ -275,6 +328,7 @@ impl Keeper {
     }
 
     fn recovered(&mut self) {
+        self.is_blind = false;
         self.complaint = None;
         if let Some(outage) = self.outage.take() {
             let away = humantime::format_duration(Duration::from_millis(
@@ -334,15 +388,23 @@ impl Keeper {
         }
     }
 
-    /// The slots whose connections are closed.
+    /// The slots whose connections are closed: those we see, and for what was announced beyond them such as we cannot.
     fn dead_links(&self) -> Vec<usize> {
+        let (seen, unseen): (Vec<usize>, Vec<usize>) =
+            (0..self.links.len()).partition(|slot| self.links[*slot].is_some());
         let mut polled: Vec<PollFd<'_>> =
-            self.links.iter().map(|link| PollFd::new(link, PollFlags::RDHUP)).collect();
+            self.links.iter().flatten().map(|link| PollFd::new(link, PollFlags::RDHUP)).collect();
         let closed = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR;
-        match poll(&mut polled, Some(&Timespec::default())) {
-            Ok(_) => (0..polled.len()).filter(|slot| polled[*slot].revents().intersects(closed)).collect(),
+        let mut dead: Vec<usize> = match poll(&mut polled, Some(&Timespec::default())) {
+            Ok(_) => {
+                let slots = seen.iter().zip(&polled).filter(|(_, link)| link.revents().intersects(closed));
+                slots.map(|(slot, _)| *slot).collect()
+            }
             Err(_) => Vec::new(),
-        }
+        };
+        let beyond = self.announced.saturating_sub(dead.len());
+        dead.extend(unseen.iter().take(beyond));
+        dead
     }
 
     /// The end a signal asks for: a device that nobody uses is disconnected; one that is in use stays, without a keeper.

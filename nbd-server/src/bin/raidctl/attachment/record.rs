@@ -28,6 +28,10 @@ pub struct Record {
     pub identity: String,
     /// Size when it was attached, in bytes.
     pub size_bytes: u64,
+    /// Logical block, in bytes.
+    pub block_bytes: u32,
+    /// The export's transmission flags, as the kernel knows them.
+    pub flags: u16,
     /// Connections to the server.
     pub connections: u32,
     /// Nothing can be written.
@@ -149,6 +153,8 @@ mod tests {
             pid: 7,
             identity: "raidctl-x".into(),
             size_bytes: 1 << 30,
+            block_bytes: 512,
+            flags: 1,
             connections: 4,
             read_only: false,
         }

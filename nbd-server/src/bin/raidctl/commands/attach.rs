@@ -141,7 +141,7 @@ fn start_keeper() -> Outcome<()> {
 }
 
 fn spawn(log: &PathBuf) -> Outcome<Child> {
-    let file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(log);
+    let file = OpenOptions::new().create(true).append(true).mode(0o600).open(log);
     let program = std::env::current_exe().context("cannot find the program of this process")?;
     let mut command = Command::new(program);
     command.args(std::env::args_os().skip(1)).arg("--foreground").arg("--keeper").arg(log);
