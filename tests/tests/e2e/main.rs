@@ -12,6 +12,7 @@ mod crash;
 mod demo;
 mod levels;
 mod lifecycle;
+mod maps;
 mod members;
 mod stop;
 mod takeover;

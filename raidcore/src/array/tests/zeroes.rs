@@ -7,12 +7,12 @@ use crate::buf::Slab;
 use crate::dev::{BlockDev, Op, Request, Tag};
 use crate::layout::{Level, Slot};
 use crate::lu::Lu;
-use crate::meta::MemberState;
+use crate::meta::{self, MemberState};
 use crate::sim::{Disk, Rng, run_until};
 use crate::time::{Clock, Time};
 
 /// Room for two MiB of data.
-const MEMBER_BYTES: u64 = (3 << 20) + crate::meta::TAIL_BYTES;
+const MEMBER_BYTES: u64 = (3 << 20) + meta::TAIL_BYTES;
 
 /// A logical unit over an array that was assembled, with what its members' holes tell.
 struct Unit {
@@ -209,4 +209,28 @@ fn what_is_known_to_be_zeroes_reads_as_zeroes_in_every_state() {
         }
     }
     assert!(zeroes > 20 << 20 && degraded > 2 << 20, "{zeroes} {degraded}");
+}
+
+/// In a new array parity says nothing of what was never written: a hole on one member is no zeroes, for when that is
+/// lost, something else is read. Holes on all of them are.
+#[test]
+fn before_the_first_resync_only_what_is_a_hole_on_all_members_is_zeroes() {
+    for chunk in [65536, 131_072] {
+        let shape =
+            Shape { chunk, disk_bytes: MEMBER_BYTES, assume_clean: false, ..Shape::new(Level::Raid5, 4) };
+        for (holes, known) in [(1..2, false), (0..4, true)] {
+            let rig = Rig::new(shape);
+            let data_offset = rig.superblock(0).array.data_offset;
+            for (at, disk) in rig.disks.iter().enumerate() {
+                let mut bytes = vec![0; MEMBER_BYTES as usize];
+                if !holes.contains(&at) {
+                    Rng::new(at as u64).fill(&mut bytes);
+                }
+                disk.poke(data_offset, &bytes[..(MEMBER_BYTES - meta::TAIL_BYTES - data_offset) as usize]);
+            }
+            let mut unit = Unit::over(rig);
+            unit.lu.dev_mut().fail("disk1").unwrap();
+            assert_eq!(unit.check("new and without a member"), if known { unit.size() } else { 0 });
+        }
+    }
 }
