@@ -33,7 +33,9 @@ fn allocation(server: &Server) -> Vec<(u64, u64)> {
 fn qemu_io(server: &Server, commands: &[&str]) {
     let mut qemu_io = program("qemu-io");
     qemu_io.args(["-f", "raw"]);
-    commands.iter().for_each(|command| drop(qemu_io.args(["-c", command])));
+    for command in commands {
+        qemu_io.args(["-c", command]);
+    }
     let done = run(qemu_io.arg(server.uri("vol0"))).ok();
     assert!(!done.stdout.contains("failed") && !done.stderr.contains("failed"), "{done:#?}");
 }
