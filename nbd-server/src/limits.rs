@@ -147,6 +147,12 @@ pub const MAX_SHOWN_CHARS: usize = 200;
 /// Client: how long connecting and choosing an export may take, unless configured otherwise.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Client: separate ranges of one read that were answered out of order. Servers that mean well need a few.
+pub const MAX_REPLY_FRAGMENTS: usize = 1024;
+
+/// Client: error chunks of one reply.
+pub const MAX_REPLY_ERRORS: u32 = 64;
+
 /// Client: addresses of one name that are tried.
 pub const MAX_ADDRESSES: usize = 16;
 

@@ -2,6 +2,7 @@
 //!
 //! - [`NbdUri`] names an export and where it is.
 //! - [`Handshake`] is the way to it, as a state machine over byte slices.
+//! - [`ReplyParser`] takes the replies apart, of the same kind.
 //! - [`connect_blocking`] and [`info_blocking`] go that way on the calling thread: for command-line tools.
 //!
 //! A server is not trusted: every length is checked against its limit before memory is used for it, and what it
@@ -10,11 +11,13 @@
 mod blocking;
 mod error;
 mod handshake;
+mod reply;
 mod terms;
 mod uri;
 
 pub use blocking::{ConnectOptions, Connected, connect_blocking, info_blocking};
 pub use error::{ClientError, ConnectError, Doing, OptionName, ReplyName, Rubbish, Said};
 pub use handshake::{Goal, Handshake, Step, Wishes};
+pub use reply::{Awaited, Part, Refusal, ReplyParser};
 pub use terms::{BlockSizes, Replies, Terms};
 pub use uri::{Address, DEFAULT_PORT, NbdUri, TlsParams, UriError};
