@@ -153,9 +153,45 @@ pub const MAX_REPLY_FRAGMENTS: usize = 1024;
 /// Client: error chunks of one reply.
 pub const MAX_REPLY_ERRORS: u32 = 64;
 
+/// Client: requests in flight on one connection.
+pub const CLIENT_QUEUE_DEPTH: u32 = 128;
+
+/// Client: connections of one device.
+pub const MAX_CLIENT_CONNECTIONS: usize = 8;
+
+/// Client: how long after a connection broke the next one is tried; doubled each time up to [`LAST_BACK_OFF`].
+pub const FIRST_BACK_OFF: Duration = Duration::from_millis(100);
+/// See [`FIRST_BACK_OFF`].
+pub const LAST_BACK_OFF: Duration = Duration::from_secs(5);
+
+/// Client: connections that may break under one request before it is failed: it may be what breaks them.
+pub const MAX_SENDS: u32 = 5;
+
+/// Client: most bytes of a range that is zeroed or discarded by one request.
+pub const MAX_RANGE_BYTES: u64 = 1 << 30;
+
+/// Client: largest payload of one request on an encrypted connection, and encrypted bytes waiting to be sent before
+/// no further request is.
+pub const MAX_SEALED_BYTES: usize = 1 << 20;
+
+/// Client: unit in which it is remembered what was written and not flushed; one checksum each.
+pub const UNFLUSHED_UNIT_BYTES: u64 = 4096;
+
+/// Client: units remembered (256 MiB of data). What is written beyond them without a flush cannot be looked for after a
+/// lost connection, which then costs the device.
+pub const MAX_UNFLUSHED_UNITS: usize = 64 << 10;
+
+/// Client: bytes of one look at what was written and not flushed.
+pub const VERIFY_BYTES: usize = 64 << 10;
+
+/// Client: how long one such look may take.
+pub const LOOK_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// Client: addresses of one name that are tried.
 pub const MAX_ADDRESSES: usize = 16;
 
+const _: () = assert!((VERIFY_BYTES as u64).is_multiple_of(UNFLUSHED_UNIT_BYTES));
+const _: () = assert!(CLIENT_QUEUE_DEPTH as u64 <= u16::MAX as u64 && MAX_SENDS < u16::MAX as u32);
 const _: () = assert!(MAX_OPTION_REPLY_BYTES > MAX_STRING_BYTES * 2 && MAX_URI_BYTES > 3 * MAX_STRING_BYTES);
 const _: () = assert!(MAX_REQUEST_BYTES as u64 <= raidcore::limits::MAX_REQUEST_BYTES);
 const _: () = assert!(MAX_REQUEST_BYTES as u64 <= CLIENT_BYTES && SMALL_SHARE_BYTES <= CLIENT_BYTES);

@@ -3,12 +3,13 @@
 //! Everything ends within the time given, name resolution included: a resolver that hangs is left to a thread of its
 //! own, which ends when the resolver does.
 
-use super::error::{ClientError, ConnectError};
+use super::codec::Codec;
+use super::error::{ClientError, ConnectError, Doing, Rubbish};
 use super::handshake::{Goal, Handshake, Step, Wishes};
 use super::terms::Terms;
 use super::uri::{Address, NbdUri};
 use crate::limits::{CONNECT_TIMEOUT, MAX_ADDRESSES};
-use crate::proto::wire::{REQUEST_BYTES, REQUEST_MAGIC, cmd};
+use crate::proto::wire::{REQUEST_BYTES, REQUEST_MAGIC, cmd, opt};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::os::fd::OwnedFd;
@@ -46,29 +47,40 @@ pub struct Connected {
 
 /// Connects and chooses the export. TLS cannot be handed over as a socket: a URI with it is refused.
 pub fn connect_blocking(uri: &NbdUri, options: &ConnectOptions) -> Result<Connected, ConnectError> {
-    let fail = |error| ConnectError { uri: Box::new(uri.clone()), error };
     if uri.tls.is_some() {
-        return Err(fail(ClientError::Tls("the kernel's NBD driver would need it itself".into())));
+        let error = ClientError::Tls("the connection is to be handed over, and its keys cannot be".into());
+        return Err(ConnectError { uri: Box::new(uri.clone()), error });
     }
-    let ends = Instant::now() + options.timeout;
-    let mut call = Call { stream: dial(&uri.address, ends, options).map_err(fail)?, ends, options };
-    let export = call.negotiate(Goal::Go, &uri.export).map_err(fail)?;
-    Ok(Connected { stream: call.stream.into_fd().map_err(|error| fail(ClientError::Io(error)))?, export })
+    let Dialled { stream, export, .. } = dial(uri, options)?;
+    Ok(Connected { stream, export })
 }
 
 /// Asks for the export's current size and abilities, and leaves.
 pub fn info_blocking(uri: &NbdUri, options: &ConnectOptions) -> Result<Terms, ConnectError> {
-    let fail = |error| ConnectError { uri: Box::new(uri.clone()), error };
-    if uri.tls.is_some() {
-        return Err(fail(ClientError::Tls("it cannot be asked for the size of an export yet".into())));
-    }
-    let ends = Instant::now() + options.timeout;
-    let mut call = Call { stream: dial(&uri.address, ends, options).map_err(fail)?, ends, options };
-    call.negotiate(Goal::Info, &uri.export).map_err(fail)
+    let asked = Call::begin(uri, options).and_then(|mut call| call.negotiate(Goal::Info, uri));
+    asked.map_err(|error| ConnectError { uri: Box::new(uri.clone()), error })
+}
+
+/// A connection on which requests may be sent, with what its bytes go through.
+#[derive(Debug)]
+pub(super) struct Dialled {
+    pub(super) stream: OwnedFd,
+    pub(super) export: Terms,
+    pub(super) codec: Codec,
+}
+
+/// Connects and chooses the export, in clear or by TLS as the URI says.
+pub(super) fn dial(uri: &NbdUri, options: &ConnectOptions) -> Result<Dialled, ConnectError> {
+    let dialled = Call::begin(uri, options).and_then(|mut call| {
+        let export = call.negotiate(Goal::Go, uri)?;
+        let stream = call.stream.into_fd().map_err(ClientError::Io)?;
+        Ok(Dialled { stream, export, codec: call.codec })
+    });
+    dialled.map_err(|error| ConnectError { uri: Box::new(uri.clone()), error })
 }
 
 /// The addresses of `address`, all of them; unix sockets have none. Waits for the resolver until `ends`.
-pub(super) fn resolve(host: &str, port: u16, ends: Instant) -> Result<Vec<SocketAddr>, ClientError> {
+fn resolve(host: &str, port: u16, ends: Instant) -> Result<Vec<SocketAddr>, ClientError> {
     let failed = |source| ClientError::Resolve { host: host.to_owned(), source };
     let (tell, told) = channel();
     let name = (host.to_owned(), port);
@@ -87,7 +99,7 @@ pub(super) fn resolve(host: &str, port: u16, ends: Instant) -> Result<Vec<Socket
     }
 }
 
-fn dial(address: &Address, ends: Instant, options: &ConnectOptions) -> Result<Socket, ClientError> {
+fn open_socket(address: &Address, ends: Instant, options: &ConnectOptions) -> Result<Socket, ClientError> {
     match address {
         Address::Unix(path) => dial_unix(path).map(Socket::Unix).map_err(ClientError::Connect),
         Address::Tcp { host, port } => {
@@ -164,42 +176,90 @@ impl Socket {
 /// A conversation that must have ended at `ends`.
 struct Call<'a> {
     stream: Socket,
+    codec: Codec,
     ends: Instant,
     options: &'a ConnectOptions,
 }
 
-impl Call<'_> {
-    fn negotiate(&mut self, goal: Goal, export: &str) -> Result<Terms, ClientError> {
+impl<'a> Call<'a> {
+    fn begin(uri: &NbdUri, options: &'a ConnectOptions) -> Result<Call<'a>, ClientError> {
+        let ends = Instant::now() + options.timeout;
+        Ok(Call { stream: open_socket(&uri.address, ends, options)?, codec: Codec::default(), ends, options })
+    }
+
+    fn negotiate(&mut self, goal: Goal, uri: &NbdUri) -> Result<Terms, ClientError> {
         let ConnectOptions { structured, extended, .. } = *self.options;
-        let mut handshake = Handshake::new(goal, Wishes { tls: false, structured, extended }, export);
-        let (mut input, mut out) = ([0; 4096], Vec::new());
+        let wishes = Wishes { tls: uri.tls.is_some(), structured, extended };
+        let mut handshake = Handshake::new(goal, wishes, &uri.export);
         loop {
             let doing = handshake.doing();
-            let count = self.within(|stream| stream.read(&mut input))?;
-            if count == 0 {
-                return Err(ClientError::Closed(doing));
-            }
-            let (_, step) = handshake.feed(&input[..count], &mut out);
+            let input = self.receive(doing)?;
+            let mut out = Vec::new();
+            let (taken, step) = handshake.feed(&input, &mut out);
             let step = step?;
-            let has_begun = goal == Goal::Info && matches!(doing, super::Doing::Option(1));
-            if matches!(step, Step::Done(_)) && has_begun {
+            let is_done = matches!(step, Step::Done(_));
+            if is_done && taken < input.len() {
+                return Err(ClientError::Broken(Rubbish::Unasked));
+            }
+            // The oldest way of asking has begun to use the export.
+            if is_done && goal == Goal::Info && doing == Doing::Option(opt::EXPORT_NAME) {
                 out.extend_from_slice(&good_bye());
             }
             match self.send(&out) {
                 // Who was only asked may hang up before our good-bye.
-                Err(_) if goal == Goal::Info && matches!(step, Step::Done(_)) => {}
+                Err(_) if goal == Goal::Info && is_done => {}
                 sent => sent?,
             }
-            out.clear();
             match step {
                 Step::More => {}
                 Step::Done(terms) => return Ok(terms),
-                Step::StartTls => return Err(ClientError::Tls("it was not asked for".into())),
+                Step::StartTls => {
+                    self.start_tls(uri)?;
+                    let mut out = Vec::new();
+                    handshake.tls_is_up(&mut out);
+                    self.send(&out)?;
+                }
             }
         }
     }
 
-    fn send(&mut self, mut bytes: &[u8]) -> Result<(), ClientError> {
+    fn start_tls(&mut self, uri: &NbdUri) -> Result<(), ClientError> {
+        self.codec.start(uri)?;
+        self.send(&[])?;
+        while self.codec.is_handshaking() {
+            // A server speaks only when it is asked: nothing but the agreement can be in here.
+            if !self.receive(Doing::Option(opt::STARTTLS))?.is_empty() {
+                return Err(ClientError::Broken(Rubbish::Unasked));
+            }
+        }
+        Ok(())
+    }
+
+    /// Some bytes of the protocol; none if what came was for the codec.
+    fn receive(&mut self, doing: Doing) -> Result<Vec<u8>, ClientError> {
+        let mut input = [0; 4096];
+        let count = self.within(|stream| stream.read(&mut input))?;
+        if count == 0 {
+            return Err(ClientError::Closed(doing));
+        }
+        let mut plain = Vec::new();
+        let opened = self.codec.open(&input[..count], |bytes| {
+            plain.extend_from_slice(bytes);
+            Ok::<(), ClientError>(())
+        });
+        if self.codec.is_tls() {
+            // What the agreement has to say, and the reason if there is none.
+            let told = self.send(&[]);
+            opened?;
+            told?;
+        }
+        Ok(plain)
+    }
+
+    fn send(&mut self, plain: &[u8]) -> Result<(), ClientError> {
+        let mut sealed = Vec::new();
+        self.codec.seal(plain, &mut sealed);
+        let mut bytes = &sealed[..];
         while !bytes.is_empty() {
             match self.within(|stream| stream.write(bytes))? {
                 0 => return Err(ClientError::Io(ErrorKind::WriteZero.into())),

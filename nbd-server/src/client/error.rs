@@ -62,6 +62,21 @@ pub enum ClientError {
     /// The server breaks the protocol.
     #[error("the server breaks the protocol: {0}")]
     Broken(Rubbish),
+    /// A request was not answered by its deadline.
+    #[error("a request was not answered in time")]
+    NoAnswer,
+    /// The server says that it ends.
+    #[error("the server is shutting down")]
+    Closing,
+    /// Memory for the connection.
+    #[error("there is no memory for the connection: use fewer devices, or larger memory")]
+    NoMemory,
+    /// Its blocks are larger than a device may have.
+    #[error("its smallest block has {0} bytes, and 4096 is the most that is supported")]
+    BlockTooLarge(u32),
+    /// There is nothing to be a device.
+    #[error("it has {0} bytes, less than a block")]
+    TooSmall(u64),
     /// TLS is asked for and cannot be had.
     #[error("TLS is not possible: {0}")]
     Tls(String),
@@ -140,6 +155,9 @@ pub enum Rubbish {
     /// Bytes in clear behind the agreement to use TLS.
     #[error("bytes in clear after it agreed to TLS")]
     ClearAfterTls,
+    /// It says something before it was asked.
+    #[error("it speaks before it is asked")]
+    Unasked,
     /// A reply to a request without its magic.
     #[error("a reply starts with {0:#010x}")]
     ReplyMagic(u32),

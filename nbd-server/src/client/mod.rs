@@ -1,5 +1,6 @@
 //! Exports of other servers, used as block devices and looked at.
 //!
+//! - [`NbdDev`] is an export as a [`BlockDev`](raidcore::dev::BlockDev).
 //! - [`NbdUri`] names an export and where it is.
 //! - [`Handshake`] is the way to it, as a state machine over byte slices.
 //! - [`ReplyParser`] takes the replies apart, of the same kind.
@@ -9,13 +10,20 @@
 //! does that no server may is a [`Rubbish`] that ends the connection, never a panic and never wrong data.
 
 mod blocking;
+mod codec;
+mod dev;
 mod error;
 mod handshake;
+mod job;
+mod link;
 mod reply;
+mod request;
 mod terms;
+mod unflushed;
 mod uri;
 
 pub use blocking::{ConnectOptions, Connected, connect_blocking, info_blocking};
+pub use dev::{NbdDev, NbdOptions};
 pub use error::{ClientError, ConnectError, Doing, OptionName, ReplyName, Rubbish, Said};
 pub use handshake::{Goal, Handshake, Step, Wishes};
 pub use reply::{Awaited, Part, Refusal, ReplyParser};

@@ -2,6 +2,7 @@
 #![allow(dead_code, clippy::unwrap_used)] // each test file uses its part; a test may unwrap
 
 pub mod raw;
+pub mod remote;
 #[cfg(feature = "tls")]
 #[path = "../../src/tls/samples.rs"]
 pub mod samples;
