@@ -43,6 +43,45 @@ impl Default for NbdOptions {
     }
 }
 
+/// Connections to an export, to be made a device of: may be sent to the thread of the ring.
+#[derive(Debug)]
+pub struct Reached {
+    uri: NbdUri,
+    options: NbdOptions,
+    terms: Terms,
+    geometry: Geometry,
+    dialled: Vec<Dialled>,
+}
+
+impl Reached {
+    /// Connects, with blocking calls that end within the connect timeout, each connection's.
+    ///
+    /// All connections are made now, before anything is written: one that is made later has to look for what is not
+    /// flushed first.
+    pub fn new(uri: &NbdUri, options: &NbdOptions) -> Result<Reached, ConnectError> {
+        let first = dial(uri, &options.connect)?;
+        let terms = first.export;
+        let geometry =
+            geometry(&terms, options).map_err(|error| ConnectError { uri: Box::new(uri.clone()), error })?;
+        let connections = geometry.queue_depth / CLIENT_QUEUE_DEPTH;
+        let mut dialled = vec![first];
+        for made in 1..connections {
+            let same = |dialled: &Dialled| change(&terms, &dialled.export).is_none();
+            let Some(next) = dial(uri, &options.connect).ok().filter(same) else {
+                tracing::warn!("{uri}: {made} connections of {connections} could be made; they will do");
+                break;
+            };
+            dialled.push(next);
+        }
+        Ok(Reached { uri: uri.clone(), options: *options, terms, geometry, dialled })
+    }
+
+    /// The device that it will be.
+    pub fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+}
+
 /// An export of another server.
 ///
 /// # What holds
@@ -93,13 +132,16 @@ pub struct NbdDev {
 
 impl NbdDev {
     /// Connects to an export, with blocking calls, and makes a device of it on `ring`.
-    ///
-    /// The host's name is resolved now and at each reconnect, then in a short-lived thread, as all of connecting.
     pub fn open(uri: &NbdUri, ring: &Ring, options: &NbdOptions) -> Result<NbdDev, ConnectError> {
+        NbdDev::on(ring, Reached::new(uri, options)?)
+    }
+
+    /// Makes a device on `ring` of connections that were made elsewhere; it does not wait for anything.
+    ///
+    /// The host's name is resolved anew at each reconnect, in a short-lived thread, as all of connecting.
+    pub fn on(ring: &Ring, reached: Reached) -> Result<NbdDev, ConnectError> {
+        let Reached { uri, options, terms, geometry, dialled } = reached;
         let fail = |error| ConnectError { uri: Box::new(uri.clone()), error };
-        let dialled = dial(uri, &options.connect)?;
-        let terms = dialled.export;
-        let geometry = geometry(&terms, options).map_err(fail)?;
         let memory = |_| fail(ClientError::NoMemory);
         let needs_zeroes = !terms.has(flags::SEND_WRITE_ZEROES) && !geometry.read_only;
         let zeroes = match needs_zeroes {
@@ -110,7 +152,6 @@ impl NbdDev {
             }
             false => None,
         };
-        let connections = (geometry.queue_depth / CLIENT_QUEUE_DEPTH) as usize;
         let mut dev = NbdDev {
             uri: Box::new(uri.clone()),
             clock: ring.clock().clone(),
@@ -118,7 +159,7 @@ impl NbdDev {
             port: ring.port(),
             terms,
             geometry,
-            places: (0..connections).map(|_| Place::new()).collect(),
+            places: dialled.iter().map(|_| Place::new()).collect(),
             dials: Dials::new(options.connect),
             jobs: Jobs::new(),
             by_tag: HashMap::new(),
@@ -132,20 +173,9 @@ impl NbdDev {
             done: Vec::new(),
             gone: None,
         };
-        if !dev.install(0, dialled) {
-            return Err(fail(ClientError::NoMemory));
-        }
-        // All of them now, before anything is written: what is connected later has to be looked at.
-        for at in 1..connections {
-            let same = |dialled: &Dialled| change(&terms, &dialled.export).is_none();
-            let stands = match dial(uri, &options.connect).ok().filter(same) {
-                Some(dialled) => dev.install(at, dialled),
-                None => false,
-            };
-            if !stands {
-                tracing::warn!("{uri}: {at} connections of {connections} could be made; they will do");
-                dev.places.truncate(at);
-                break;
+        for (at, dialled) in dialled.into_iter().enumerate() {
+            if !dev.install(at, dialled) {
+                return Err(fail(ClientError::NoMemory));
             }
         }
         Ok(dev)

@@ -23,7 +23,7 @@ mod unflushed;
 mod uri;
 
 pub use blocking::{ConnectOptions, Connected, connect_blocking, info_blocking};
-pub use dev::{NbdDev, NbdOptions};
+pub use dev::{NbdDev, NbdOptions, Reached};
 pub use error::{ClientError, ConnectError, Doing, OptionName, ReplyName, Rubbish, Said};
 pub use handshake::{Goal, Handshake, Step, Wishes};
 pub use reply::{Awaited, Part, Refusal, ReplyParser};

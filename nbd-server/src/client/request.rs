@@ -22,7 +22,7 @@ pub(super) struct Head {
 
 impl Head {
     /// The bytes to send.
-    pub(super) fn bytes(&self, replies: Replies) -> SmallVec<[u8; 32]> {
+    pub(super) fn bytes(&self, replies: Replies) -> SmallVec<[u8; 40]> {
         let is_extended = replies == Replies::Extended;
         let payload = if is_extended && self.kind == cmd::WRITE { PAYLOAD_LEN } else { 0 };
         let mut bytes = SmallVec::new();
