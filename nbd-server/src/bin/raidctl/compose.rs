@@ -8,7 +8,7 @@ use crate::control::server::ControlServer;
 use crate::control::socket::OwnedSocket;
 use crate::control::takeover::ArrayName;
 use crate::desk::FrontDesk;
-use crate::devices::{Bench, refuse_twins};
+use crate::devices::{Bench, Device, refuse_twins};
 use crate::failure::{Context, Failure, Outcome};
 use crate::herald::Herald;
 use crate::house::{House, Window};
@@ -25,7 +25,6 @@ use raidcore::allocation::{Holes, ZeroMap};
 use raidcore::array::{Array, ArrayOptions};
 use raidcore::dev::BlockDev;
 use raidcore::meta::{self, Assembly, Found, LeftOutReason, LoadError, StoreError};
-use raidcore::uring::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -258,7 +257,7 @@ fn furnish(io: &Io, devices: &[PathBuf], force: bool, window: Arc<Window>) -> Ou
     let mut troubles = Vec::new();
     let bench = Bench::on(&io.ring);
     let mut found: Vec<Found> = Vec::new();
-    let mut files: Vec<Option<File>> = Vec::new();
+    let mut files: Vec<Option<Device>> = Vec::new();
     let begun = Instant::now();
     for path in devices {
         match look_at(&bench, path, begun) {
@@ -305,7 +304,7 @@ fn nothing_to_serve(troubles: &[String]) -> Failure {
 }
 
 /// Claims a device and reads its superblock; mends a bad copy of it.
-fn look_at(bench: &Bench, path: &Path, begun: Instant) -> Outcome<(Found, File)> {
+fn look_at(bench: &Bench, path: &Path, begun: Instant) -> Outcome<(Found, Device)> {
     let mut disk = bench.claim(path, begun)?;
     let name = path.display().to_string();
     let mut loaded =
@@ -333,7 +332,7 @@ fn catch_up(
     bench: &Bench,
     assembly: &Assembly,
     found: &mut [Found],
-    files: &mut [Option<File>],
+    files: &mut [Option<Device>],
 ) -> Outcome<()> {
     for &index in &assembly.lagging {
         let Some(file) = files[index].take() else { continue };
@@ -352,7 +351,7 @@ fn start(
     io: &Io,
     assembly: &Assembly,
     found: &[Found],
-    files: &mut [Option<File>],
+    files: &mut [Option<Device>],
 ) -> Outcome<(Array, ZeroMap)> {
     let name = &assembly.array.name;
     for left_out in &assembly.left_out {
@@ -367,7 +366,7 @@ fn start(
         tracing::warn!("{name}: {lost}");
     }
     let file_of = |&index: &usize| files.get(index).and_then(Option::as_ref);
-    let holes_in = |index: &Option<usize>| index.as_ref().and_then(file_of).map(File::holes);
+    let holes_in = |index: &Option<usize>| index.as_ref().and_then(file_of)?.holes();
     let holes: Vec<Option<Holes>> = assembly.slots.iter().map(holes_in).collect();
     let used = assembly.slots.iter().flatten().chain(&assembly.spares);
     let devices = used

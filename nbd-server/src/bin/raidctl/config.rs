@@ -2,6 +2,7 @@
 
 use crate::allow::Names;
 use crate::cli::ServeArgs;
+use crate::devices::absolute;
 use crate::failure::{Context, Failure, Outcome};
 use crate::listen;
 use crate::policy::{ExportSection, LimitsSection, Policy};
@@ -90,11 +91,6 @@ impl File {
         toml::from_str(&text)
             .map_err(|error| Failure::new(format!("the configuration file {name} is wrong: {error}")))
     }
-}
-
-/// The path from the root on, symlinks kept: /dev/disk/by-id/... says more than /dev/sdb.
-pub fn absolute(path: &Path) -> Outcome<PathBuf> {
-    std::path::absolute(path).context(path.display())
 }
 
 #[cfg(test)]

@@ -5,11 +5,12 @@
 
 use crate::control::proto::{Reply, Request};
 use crate::control::server::Desk;
-use crate::devices::{Bench, Disk, refuse_signature};
+use crate::devices::{Bench, Device, Disk, reach, refuse_signature, uri_of};
 use crate::events::EventLog;
 use crate::failure::{Failure, Outcome};
 use crate::house::{House, Window};
 use crate::report::{ArrayReport, StatusReport};
+use nbd_server::client::NbdDev;
 use nbd_server::export::ExportId;
 use nbd_server::reactor::{CallError, Host, ReactorHandle};
 use raidcore::array::{AdminError, Array};
@@ -145,13 +146,20 @@ impl FrontDesk {
     /// False if the device is in use and that is `tolerable` for now.
     fn claim_and_add(&self, array: &str, device: &str, tolerable: bool) -> Outcome<bool> {
         let (name, path) = (array.to_string(), device.to_string());
+        // The reactor waits for nobody: connections are made here.
+        let reached = uri_of(Path::new(device))?.map(|uri| reach(&uri)).transpose()?;
         self.call(move |host| {
-            let file = match File::open(Path::new(&path), host.ring(), OpenHow::MEMBER) {
-                Err(OpenError::Busy { .. }) if tolerable => return Ok(false),
-                opened => opened.map_err(Failure::new)?,
+            let new: Device = match reached {
+                Some(reached) => {
+                    Device::Remote(Box::new(NbdDev::on(host.ring(), reached).map_err(Failure::new)?))
+                }
+                None => match File::open(Path::new(&path), host.ring(), OpenHow::MEMBER) {
+                    Err(OpenError::Busy { .. }) if tolerable => return Ok(false),
+                    opened => opened.map_err(Failure::new)?.into(),
+                },
             };
             let (_, array) = host.engine_mut().array_mut(&name).ok_or_else(|| gone(&name))?;
-            array.add(path, Box::new(file)).map_err(Failure::new)?;
+            array.add(path, Box::new(new)).map_err(Failure::new)?;
             host.engine_mut().publish();
             Ok(true)
         })?

@@ -1,9 +1,9 @@
 //! `raidctl fail`, `add`, `remove`, `stop`: one request to the daemon, one sentence back.
 
 use crate::cli::{AddArgs, MemberArgs, StopArgs};
-use crate::config::absolute;
 use crate::control::client::Client;
 use crate::control::proto::Request;
+use crate::devices::absolute;
 use crate::failure::{Failure, Outcome};
 use crate::output::say;
 use std::path::Path;

@@ -1,7 +1,7 @@
 //! `raidctl create`: checks everything, then writes superblocks and nothing else. No daemon is needed.
 
 use crate::cli::CreateArgs;
-use crate::devices::{Bench, Disk, refuse_signature, refuse_twins};
+use crate::devices::{Bench, Disk, refuse_signature, refuse_twins, uri_of};
 use crate::failure::{Context, Failure, Outcome};
 use crate::output::say;
 use crate::size::Size;
@@ -89,7 +89,7 @@ pub fn create(plan: &Plan) -> Outcome<Vec<Superblock>> {
 }
 
 fn open(bench: &Bench, path: &Path) -> Outcome<Disk> {
-    if !path.exists() && !path.starts_with("/dev") {
+    if uri_of(path)?.is_none() && !path.exists() && !path.starts_with("/dev") {
         let name = path.display();
         return Err(Failure::new(format!(
             "{name}: does not exist; check the name, or make a file: truncate -s 1G {name}"

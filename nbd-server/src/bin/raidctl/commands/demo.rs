@@ -6,10 +6,10 @@
 use super::create::{Plan, create};
 use crate::cli::DemoArgs;
 use crate::compose::{self, Places, uris};
-use crate::config::absolute;
 use crate::control::socket::{OwnedSocket, default_control};
 use crate::daemon::{Daemon, Setup};
 use crate::devices::Bench;
+use crate::devices::absolute;
 use crate::failure::{Context, Failure, Outcome};
 use crate::listen;
 use crate::notify::Notifier;
