@@ -175,3 +175,66 @@ fn check(terms: &Terms, command: Command) {
     assert!(!payload || len <= max, "{command:?}");
     assert!(!writes || !terms.read_only, "{command:?}");
 }
+
+/// A server's side of a handshake, as our client hears it. The first byte sets the size of the pieces, the second what
+/// is wished for.
+pub fn client_handshake(data: &[u8]) {
+    use nbd_server::client;
+    let [portion, kind, bytes @ ..] = data else { return };
+    let wishes = client::Wishes { tls: kind & 1 != 0, structured: kind & 2 != 0, extended: kind & 4 != 0 };
+    let goal = if kind & 8 == 0 { client::Goal::Go } else { client::Goal::Info };
+    let listen = |portion: usize| {
+        let (mut handshake, mut out) = (client::Handshake::new(goal, wishes, "vol0"), Vec::new());
+        for piece in bytes.chunks(portion.max(1)) {
+            match handshake.feed(piece, &mut out).1 {
+                Ok(client::Step::More) => {}
+                // Whether bytes follow in the same piece decides if they are an injection.
+                Ok(client::Step::StartTls)
+                | Err(client::ClientError::Broken(client::Rubbish::ClearAfterTls)) => {
+                    return (out, "tls".to_owned());
+                }
+                end => return (out, format!("{end:?}")),
+            }
+        }
+        (out, "more".to_owned())
+    };
+    let (whole, pieces) = (listen(bytes.len()), listen(usize::from(*portion) + 1));
+    assert_eq!(whole, pieces);
+    assert!(whole.0.len() <= 256, "{} bytes sent", whole.0.len());
+}
+
+/// A server's replies to two reads and a write. The first byte sets the size of the pieces, the second the kind of
+/// replies. No byte of memory may be written twice, and no read end well that was not written whole.
+pub fn client_replies(data: &[u8]) {
+    use nbd_server::client::{Part, Replies, ReplyParser};
+    let [portion, kind, bytes @ ..] = data else { return };
+    let replies = match kind % 3 {
+        0 => Replies::Simple,
+        1 => Replies::Structured,
+        _ => Replies::Extended,
+    };
+    let mut parser = ReplyParser::new(replies);
+    let mut written = [vec![0u8; 512], vec![0u8; 4096]];
+    parser.expect_read(0, 0, 512);
+    parser.expect_read(1, 1 << 20, 4096);
+    parser.expect(2);
+    for mut piece in bytes.chunks(usize::from(*portion) + 1) {
+        loop {
+            let (taken, part) = parser.next(piece);
+            piece = &piece[taken..];
+            let (cookie, at, len) = match part {
+                Ok(Part::More) => break,
+                Ok(Part::Data { cookie, at, input }) => (cookie, at as usize, input.len()),
+                Ok(Part::Zeroes { cookie, at, len }) => (cookie, at as usize, len as usize),
+                Ok(Part::Answer { cookie, result }) => {
+                    let is_whole = written.get(cookie as usize).is_none_or(|of| of.iter().all(|n| *n == 1));
+                    assert!(is_whole || result.is_err());
+                    continue;
+                }
+                Err(_) => return,
+            };
+            written[cookie as usize][at..at + len].iter_mut().for_each(|n| *n += 1);
+            assert!(written[cookie as usize].iter().all(|n| *n <= 1));
+        }
+    }
+}

@@ -95,3 +95,13 @@ fn no_stream_of_requests_breaks_the_server() {
 fn no_query_of_metadata_contexts_breaks_the_server() {
     run("meta_contexts", targets::meta_contexts);
 }
+
+#[test]
+fn no_handshake_of_a_server_breaks_the_client() {
+    run("client_handshake", targets::client_handshake);
+}
+
+#[test]
+fn no_replies_of_a_server_break_the_client() {
+    run("client_replies", targets::client_replies);
+}

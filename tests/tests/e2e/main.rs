@@ -14,6 +14,7 @@ mod levels;
 mod lifecycle;
 mod maps;
 mod members;
+mod remote;
 mod stop;
 mod takeover;
 mod tls;
