@@ -83,7 +83,7 @@ fn reads_and_writes_go_through_with_their_payload_flag() {
         assert_eq!(raw.error(PAYLOAD_LEN | FUA, WRITE, offset, 200_000, &data), 0);
         assert!(raw.read(0, offset, 200_000) == (data.clone(), 0));
     }
-    assert_eq!(raw.error(0, WRITE, 0, 4096, b""), 22, "a write without the flag has no payload");
+    assert_eq!(raw.error(0, WRITE, 0, 4, b"flag"), 0, "a write has its payload also without the flag");
     assert_eq!(raw.error(PAYLOAD_LEN, WRITE, (8 << 20) - 1, 2, b"xy"), 28);
     assert_eq!(raw.error(0, READ, 8 << 20, 1, b""), 22);
     assert_eq!(raw.error(0, READ, 0, 1 << 40, b""), 22);

@@ -200,7 +200,8 @@ impl RawRequest {
     /// Bytes of payload that follow the header, whether the request is executed or refused.
     pub fn payload_bytes(&self, style: Style) -> Result<u32, Violation> {
         let has_payload = match style {
-            Style::Extended => self.flags & cmd_flags::PAYLOAD_LEN != 0,
+            // A write is never without, whatever its flag says: qemu does not set it.
+            Style::Extended => self.kind == cmd::WRITE || self.flags & cmd_flags::PAYLOAD_LEN != 0,
             _ => self.kind == cmd::WRITE,
         };
         match u32::try_from(self.len) {
@@ -278,9 +279,6 @@ impl RawRequest {
         };
         if self.flags & !(known_flags | cmd_flags::FUA) != 0 {
             return Some((NbdError::Einval, "flags do not belong to this command"));
-        }
-        if self.kind == cmd::WRITE && extended && self.flags & cmd_flags::PAYLOAD_LEN == 0 {
-            return Some((NbdError::Einval, "a write without its payload"));
         }
         if writes && terms.read_only {
             return Some((NbdError::Eperm, "export is read-only"));

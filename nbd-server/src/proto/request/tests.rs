@@ -164,7 +164,7 @@ fn with_extended_headers_lengths_have_64_bits_but_payloads_do_not() {
 fn with_extended_headers_the_flag_tells_whether_there_is_a_payload() {
     let flag = cmd_flags::PAYLOAD_LEN;
     assert!(verdict(EXTENDED, cmd::WRITE, flag, 0, 8).is_ok());
-    assert_eq!(verdict(EXTENDED, cmd::WRITE, 0, 0, 8), Err(NbdError::Einval));
+    assert!(verdict(EXTENDED, cmd::WRITE, 0, 0, 8).is_ok(), "a write always has one");
     for kind in [cmd::READ, cmd::FLUSH, cmd::TRIM, cmd::CACHE, cmd::WRITE_ZEROES, cmd::BLOCK_STATUS, 99] {
         assert_eq!(verdict(EXTENDED, kind, flag, 0, 8), Err(NbdError::Einval), "command {kind}");
         assert_eq!(request(kind, flag, 0, 8).payload_bytes(Style::Extended), Ok(8));

@@ -113,7 +113,9 @@ fn extended_sample() -> (Vec<u8>, Vec<Seen>) {
     let bytes = [
         extended(cmd::WRITE, payload, 1, 0, 300),
         vec![0xab; 300],
+        // As qemu does it.
         extended(cmd::WRITE, 0, 2, 0, 300),
+        vec![0xba; 300],
         extended(cmd::READ, payload, 3, 0, 100),
         vec![0xcd; 100],
         extended(cmd::BLOCK_STATUS, payload, 4, 512, 12),
@@ -133,7 +135,8 @@ fn extended_sample() -> (Vec<u8>, Vec<Seen>) {
     let seen = vec![
         Seen::Request(1, Command::Write { offset: 0, len: 300, fua: false }),
         Seen::Payload(vec![0xab; 300]),
-        Seen::Refused(2, NbdError::Einval),
+        Seen::Request(2, Command::Write { offset: 0, len: 300, fua: false }),
+        Seen::Payload(vec![0xba; 300]),
         Seen::Refused(3, NbdError::Einval),
         Seen::Request(4, status(512, 4096)),
         Seen::Refused(5, NbdError::Einval),
