@@ -51,7 +51,7 @@ impl Tls {
         Ok(Tls {
             of_tcp: args.tls.or(of_file),
             of_place,
-            folder: folder.map(|folder| crate::config::absolute(folder)).transpose()?,
+            folder: folder.map(|folder| crate::devices::absolute(folder)).transpose()?,
             clients: if must_show { ClientCerts::Require } else { ClientCerts::No },
             certificates: None,
         })
