@@ -37,6 +37,12 @@ pub trait Engine {
         out.push(Extent { len: range.end - range.start, flags: 0 });
     }
 
+    /// A device that has grown and was not yet told of here, and its new size in bytes. Asked after each `reap`, until
+    /// there is none.
+    fn resized(&mut self) -> Option<(ExportId, u64)> {
+        None
+    }
+
     /// The reactor stops: all connections are closed and the exports are flushed. Begin to close the devices.
     fn begin_stop(&mut self) {}
 
@@ -52,7 +58,8 @@ pub trait Engine {
 /// checked each request against the geometry, down to the byte where the export is byte-granular.
 #[derive(Default)]
 pub struct Devices {
-    list: Vec<(ExportId, Box<dyn BlockDev>)>,
+    /// With the size that was told last.
+    list: Vec<(ExportId, Box<dyn BlockDev>, u64)>,
     refused: Vec<Completion>,
 }
 
@@ -64,35 +71,44 @@ impl Devices {
 
     /// Puts a device behind `export`, in place of the one that was there; its geometry.
     pub fn insert(&mut self, export: ExportId, device: Box<dyn BlockDev>) -> Geometry {
-        self.list.retain(|(id, _)| *id != export);
+        self.list.retain(|(id, ..)| *id != export);
         let geometry = device.geometry();
-        self.list.push((export, device));
+        self.list.push((export, device, geometry.size_bytes));
         geometry
     }
 
     /// Takes the device of `export` away. Its requests in flight are never answered: withdraw the export and
     /// wait for them first.
     pub fn remove(&mut self, export: ExportId) -> Option<Box<dyn BlockDev>> {
-        let at = self.list.iter().position(|(id, _)| *id == export)?;
+        let at = self.list.iter().position(|(id, ..)| *id == export)?;
         Some(self.list.remove(at).1)
     }
 }
 
 impl Engine for Devices {
     fn submit(&mut self, export: ExportId, request: Request) {
-        match self.list.iter_mut().find(|(id, _)| *id == export) {
-            Some((_, device)) => device.submit(request),
+        match self.list.iter_mut().find(|(id, ..)| *id == export) {
+            Some((_, device, _)) => device.submit(request),
             None => self.refused.push(request.refuse(ErrorKind::Gone)),
         }
     }
 
     fn reap(&mut self, done: &mut Vec<Completion>) {
         done.append(&mut self.refused);
-        self.list.iter_mut().for_each(|(_, device)| device.reap(done));
+        self.list.iter_mut().for_each(|(_, device, _)| device.reap(done));
+    }
+
+    fn resized(&mut self) -> Option<(ExportId, u64)> {
+        let (export, told, size_bytes) = self.list.iter_mut().find_map(|(export, device, told)| {
+            let size_bytes = device.geometry().size_bytes;
+            (size_bytes > *told).then_some((*export, told, size_bytes))
+        })?;
+        *told = size_bytes;
+        Some((export, size_bytes))
     }
 
     fn wake_at(&self) -> Option<Time> {
         let refused = (!self.refused.is_empty()).then_some(Time::ZERO);
-        self.list.iter().filter_map(|(_, device)| device.wake_at()).chain(refused).min()
+        self.list.iter().filter_map(|(_, device, _)| device.wake_at()).chain(refused).min()
     }
 }

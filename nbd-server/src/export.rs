@@ -148,6 +148,19 @@ pub enum ExportError {
     /// The number is taken.
     #[error("export {0:?} is already offered")]
     IdTaken(ExportId),
+    /// Nothing is offered under this number.
+    #[error("{0:?} is not offered")]
+    NotOffered(ExportId),
+    /// Clients rely on what they were told.
+    #[error(
+        "export {name:?} has {size_bytes} bytes and cannot become smaller: withdraw it and offer it again"
+    )]
+    Shrinks {
+        /// Which.
+        name: String,
+        /// Its size.
+        size_bytes: u64,
+    },
     /// The table is full.
     #[error("{MAX_EXPORTS} exports are offered already: stop one first")]
     TooMany,
@@ -179,6 +192,17 @@ impl Exports {
         }
         self.list.push(export);
         self.access.push(Access::everybody());
+        Ok(())
+    }
+
+    /// Offers one at a new size, which is not smaller than before.
+    pub fn resize(&mut self, id: ExportId, size_bytes: u64) -> Result<(), ExportError> {
+        let export = self.list.iter_mut().find(|e| e.id == id).ok_or(ExportError::NotOffered(id))?;
+        if size_bytes < export.geometry.size_bytes {
+            let (name, size_bytes) = (export.name.clone(), export.geometry.size_bytes);
+            return Err(ExportError::Shrinks { name, size_bytes });
+        }
+        export.geometry.size_bytes = size_bytes;
         Ok(())
     }
 

@@ -471,6 +471,14 @@ impl Conn {
         }
     }
 
+    /// Its export has grown. The protocol has no words to tell the client; one that learns it elsewhere, as the
+    /// kernel's does when it is reconfigured on the same sockets, uses the new part from now on.
+    pub(crate) fn resize(&mut self, size_bytes: u64) {
+        if let Phase::Session(session) = &mut self.phase {
+            session.resize(size_bytes);
+        }
+    }
+
     /// Requests its device works on.
     pub(crate) fn in_flight(&self) -> usize {
         match &self.phase {

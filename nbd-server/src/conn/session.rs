@@ -133,6 +133,11 @@ impl Session {
         }
     }
 
+    /// The export has grown.
+    pub(super) fn resize(&mut self, size_bytes: u64) {
+        self.stream.resize(size_bytes);
+    }
+
     /// True while a request waits for room.
     pub(super) fn is_parked(&self) -> bool {
         self.parked.is_some() || (self.incoming.is_some() && self.stream.payload_left() == 0)

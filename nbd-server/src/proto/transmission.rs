@@ -67,6 +67,11 @@ impl Transmission {
         &self.terms
     }
 
+    /// The export has grown: requests up to its new end are within the terms from now on.
+    pub fn resize(&mut self, size_bytes: u64) {
+        self.terms.size_bytes = size_bytes;
+    }
+
     /// The next step, taken off the front of `input`. After an error nothing is fed any more.
     pub fn next<'a>(&mut self, input: &mut &'a [u8]) -> Result<Step<'a>, Violation> {
         match self.state {

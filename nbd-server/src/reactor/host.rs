@@ -184,6 +184,19 @@ impl<E> Host<E> {
         self.exports.set_access(id, access)
     }
 
+    /// Tells new clients at once that the device behind an export has grown to `size_bytes`. Connected ones, whom the
+    /// protocol cannot tell, may use the new part from now on. A device never becomes smaller.
+    ///
+    /// The reactor does this by itself for what [`Engine::resized`] says.
+    pub fn resize_export(&mut self, id: ExportId, size_bytes: u64) -> Result<(), HostError> {
+        self.exports.resize(id, size_bytes)?;
+        let users = self.places.iter_mut().flatten().map(|place| &mut place.conn);
+        users.filter(|conn| conn.export().is_some_and(|state| state.id == id)).for_each(|conn| {
+            conn.resize(size_bytes);
+        });
+        Ok(())
+    }
+
     /// Withdraws an export: new clients do not find it, and its connections are closed once what they have in
     /// flight is answered. The device is out of use when [`Host::connections_of`] is zero.
     pub fn remove_export(&mut self, id: ExportId) -> Option<Export> {

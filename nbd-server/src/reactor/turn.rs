@@ -68,6 +68,11 @@ fn drive_devices<E: Engine>(host: &mut Host<E>, done: &mut Vec<Completion>) {
     for _ in 0..MAX_ROUNDS {
         host.submitted = false;
         host.engine.reap(done);
+        while let Some((export, size_bytes)) = host.engine.resized() {
+            if let Err(error) = host.resize_export(export, size_bytes) {
+                tracing::warn!(%error, size_bytes, "a device has another size than its export");
+            }
+        }
         for completion in done.drain(..) {
             match connection_of(completion.tag) {
                 stop::NO_CONNECTION => stop::flushed(host, completion),
