@@ -5,7 +5,7 @@
 
 use crate::attachment::MAX_LINKS;
 use crate::attachment::device::Device;
-use crate::size::Size;
+use crate::size::{Size, SizeOrMax};
 use crate::tls::TlsArgs;
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -47,6 +47,8 @@ pub enum Command {
     Add(AddArgs),
     /// Let go of a faulty member or a spare
     Remove(MemberArgs),
+    /// Let an array take the room of members that became larger; it is served meanwhile
+    Grow(GrowArgs),
     /// Stop an array: finish what is in flight, flush, mark it clean
     Stop(StopArgs),
     /// Show what happened to the arrays
@@ -245,6 +247,30 @@ pub struct AddArgs {
     /// Use a device that carries something else; what it carries is lost
     #[arg(long)]
     pub force: bool,
+    /// Where the daemon is controlled.
+    #[command(flatten)]
+    pub control: ControlArgs,
+}
+
+/// `raidctl grow`
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Examples:\n  lvextend -L +100G /dev/vg/disk1    (and each other member)\n  raidctl grow vol0\n  \
+                        truncate -s 2G a.img b.img c.img && raidctl grow vol0 --size max\n  raidctl grow vol0 --size 3G\n\n\
+                        Every member is looked at again, and must be large enough. Data stays where it is. New clients\n\
+                        see the new size at once; clients that are connected are answered in the new part as well, but\n\
+                        NBD cannot tell them of it: reconfigure or reconnect them, then grow what is on the device."
+)]
+pub struct GrowArgs {
+    /// The array
+    pub name: String,
+    /// What the array is to hold, rounded up to whole stripes; `max` for all that the smallest member allows
+    #[arg(long, value_name = "max|SIZE", default_value = "max")]
+    pub size: SizeOrMax,
+    /// Trust that what the members hold behind their data agrees already (all zeroes, for example) and skip the
+    /// resync of the new part
+    #[arg(long)]
+    pub assume_clean: bool,
     /// Where the daemon is controlled.
     #[command(flatten)]
     pub control: ControlArgs,

@@ -10,17 +10,19 @@ use crate::events::EventLog;
 use crate::failure::{Failure, Outcome};
 use crate::house::{House, Window};
 use crate::report::{ArrayReport, StatusReport};
+use crate::size::Size;
 use nbd_server::client::NbdDev;
 use nbd_server::export::ExportId;
 use nbd_server::reactor::{CallError, Host, ReactorHandle};
-use raidcore::array::{AdminError, Array};
+use raidcore::array::{AdminError, Array, GrowTo, Growth};
+use raidcore::dev::BlockDev;
 use raidcore::meta::{self, Relation};
 use raidcore::uring::{File, OpenError, OpenHow, identify};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How long `stop` waits for the array's clients and members.
+/// How long `stop` waits for the array's clients and members, and `grow` for its superblocks.
 const STOP_LIMIT: Duration = Duration::from_secs(60);
 /// How long `add` waits for the kernel to let go of a device that was in use until now.
 const LET_GO: Duration = Duration::from_secs(2);
@@ -47,6 +49,10 @@ impl FrontDesk {
             Request::Fail { array, device } => self.fail(&array, &device).map(Reply::Done),
             Request::Add { array, device, force } => self.add(&array, &device, force).map(Reply::Done),
             Request::Remove { array, device } => self.remove(&array, &device).map(Reply::Done),
+            Request::Grow { array, size_bytes, assume_clean } => {
+                let to = size_bytes.map_or(GrowTo::Max, GrowTo::Bytes);
+                self.grow(&array, to, assume_clean).map(Reply::Done)
+            }
             Request::Stop { array } => self.stop(&array).map(Reply::Done),
             Request::Events { after, .. } => Ok(Reply::Events(self.window.events.after(after))),
         }
@@ -180,6 +186,48 @@ impl FrontDesk {
             }
             std::thread::sleep(LOOK_INTERVAL);
         }
+    }
+
+    /// Lets an array take the room that its members' devices have by now; returns when the new size is durable, and
+    /// with that announced to new clients.
+    fn grow(&self, array: &str, to: GrowTo, assume_clean: bool) -> Outcome<String> {
+        self.report(array)?;
+        let name = array.to_string();
+        let Growth { from_bytes, to_bytes } = self.call(move |host| {
+            let (_, array) = host.engine_mut().array_mut(&name).ok_or_else(|| gone(&name))?;
+            array.grow(to, assume_clean).map_err(Failure::new)
+        })??;
+        let name = array.to_string();
+        let ended = self.wait(move |host| {
+            let Some((_, array)) = host.engine_mut().array_mut(&name) else { return Some(None) };
+            let size_bytes = array.geometry().size_bytes;
+            (!array.is_growing()).then_some(Some(size_bytes))
+        })?;
+        self.call(|host| host.engine_mut().publish())?;
+        match ended {
+            Some(Some(size_bytes)) if size_bytes >= to_bytes => {}
+            Some(Some(_)) => {
+                let events = self.window.events.after(0).into_iter().rev();
+                let why = events.into_iter().find(|told| told.event == "GrowFailed" && told.array == array);
+                let why = why.map_or(String::new(), |told| told.message);
+                return Err(Failure::new(format!(
+                    "{array}: {why}; see raidctl status {array}, then try again"
+                )));
+            }
+            Some(None) => return Err(gone(array)),
+            None => {
+                return Err(Failure::new(format!(
+                    "{array} takes longer than {} s to grow: a member may hang; raidctl events tells how it ends",
+                    STOP_LIMIT.as_secs()
+                )));
+            }
+        }
+        Ok(format!(
+            "{array} has grown from {} to {} ({to_bytes} bytes); new clients see it at once, connected ones once \
+             they look again",
+            Size(from_bytes),
+            Size(to_bytes)
+        ))
     }
 
     /// Withdraws the export, lets its clients finish, stops the array and closes its devices.

@@ -49,6 +49,8 @@ pub struct House {
 struct Hosted {
     export: ExportId,
     name: String,
+    /// The size that the reactor knows of.
+    told_bytes: u64,
     /// It checks what clients ask for down to the byte, so the array needs no further wrapper.
     lu: Lu<Array>,
     /// How many corrected read errors were told of.
@@ -76,6 +78,7 @@ impl House {
         self.arrays.push(Hosted {
             export,
             name: array.name(),
+            told_bytes: array.geometry().size_bytes,
             lu: Lu::new(array, slab, &self.clock).with_zero_map(zeroes),
             corrected: Moderation::default(),
         });
@@ -229,6 +232,13 @@ impl Engine for House {
             Some(hosted) => extents::tell(&hosted.lu, context, range, out),
             None => out.push(Extent { len: range.end - range.start, flags: 0 }),
         }
+    }
+
+    fn resized(&mut self) -> Option<(ExportId, u64)> {
+        let grown = |hosted: &&mut Hosted| hosted.lu.geometry().size_bytes > hosted.told_bytes;
+        let hosted = self.arrays.iter_mut().find(grown)?;
+        hosted.told_bytes = hosted.lu.geometry().size_bytes;
+        Some((hosted.export, hosted.told_bytes))
     }
 
     fn begin_stop(&mut self) {

@@ -34,6 +34,23 @@ impl FromStr for Size {
     }
 }
 
+/// A size, or the largest there is room for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SizeOrMax {
+    /// `max`
+    Max,
+    /// A number of bytes.
+    Size(Size),
+}
+
+impl FromStr for SizeOrMax {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<SizeOrMax, String> {
+        if text == "max" { Ok(SizeOrMax::Max) } else { text.parse().map(SizeOrMax::Size) }
+    }
+}
+
 impl fmt::Display for Size {
     /// Whole units where they are exact and short (`64K`, `1536M`), otherwise one digit behind the point
     /// (`767.9 MiB`).

@@ -1,11 +1,12 @@
-//! `raidctl fail`, `add`, `remove`, `stop`: one request to the daemon, one sentence back.
+//! `raidctl fail`, `add`, `remove`, `grow`, `stop`: one request to the daemon, one sentence back.
 
-use crate::cli::{AddArgs, MemberArgs, StopArgs};
+use crate::cli::{AddArgs, GrowArgs, MemberArgs, StopArgs};
 use crate::control::client::Client;
 use crate::control::proto::Request;
 use crate::devices::absolute;
 use crate::failure::{Failure, Outcome};
 use crate::output::say;
+use crate::size::{Size, SizeOrMax};
 use std::path::Path;
 
 /// Marks a member faulty.
@@ -25,6 +26,16 @@ pub fn add(args: &AddArgs) -> Outcome<()> {
 pub fn remove(args: &MemberArgs) -> Outcome<()> {
     let device = device_name(&args.device)?;
     say(Client::connect(&args.control)?.work(&Request::Remove { array: args.name.clone(), device })?)
+}
+
+/// Grows an array into members that became larger.
+pub fn grow(args: &GrowArgs) -> Outcome<()> {
+    let size_bytes = match args.size {
+        SizeOrMax::Max => None,
+        SizeOrMax::Size(Size(bytes)) => Some(bytes),
+    };
+    let request = Request::Grow { array: args.name.clone(), size_bytes, assume_clean: args.assume_clean };
+    say(Client::connect(&args.control)?.work(&request)?)
 }
 
 /// Stops an array.

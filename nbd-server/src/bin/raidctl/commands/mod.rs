@@ -20,6 +20,7 @@ pub fn run(command: Command) -> Outcome<()> {
         Command::Fail(args) => admin::fail(&args),
         Command::Add(args) => admin::add(&args),
         Command::Remove(args) => admin::remove(&args),
+        Command::Grow(args) => admin::grow(&args),
         Command::Stop(args) => admin::stop(&args),
         Command::Events(args) => events::run(&args),
         Command::Attach(args) => attach::run(&args),

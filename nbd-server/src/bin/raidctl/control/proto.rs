@@ -43,6 +43,17 @@ pub enum Request {
         /// The device.
         device: String,
     },
+    /// Grow an array into members that became larger.
+    Grow {
+        /// The array.
+        array: String,
+        /// What it is to hold at least, in bytes; all that its members have room for, if it is left out.
+        #[serde(default)]
+        size_bytes: Option<u64>,
+        /// The new part of the members agrees already.
+        #[serde(default)]
+        assume_clean: bool,
+    },
     /// Stop an array.
     Stop {
         /// The array.
