@@ -10,6 +10,7 @@ mod bad_serve;
 mod clients;
 mod crash;
 mod demo;
+mod grow;
 mod levels;
 mod lifecycle;
 mod maps;
