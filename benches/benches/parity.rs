@@ -1,4 +1,5 @@
-//! Parity of a 4+1 stripe by every kernel of this processor, beside memcpy.
+//! Parity of a 4+1 stripe, P+Q of an 8+2 stripe and two of its columns from the rest, by every kernel of this
+//! processor, beside memcpy.
 //!
 //! Throughput counts every byte loaded and every byte stored, for both alike: 4+1 chunks of 64 KiB are 5 * 64 KiB,
 //! and the memcpy beside them copies half of that, so that it also moves 5 * 64 KiB. Chunks of 64 KiB stay in the
@@ -7,7 +8,7 @@
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use raidcore::buf::{Buf, Slab, SlabConfig};
-use raidcore::parity::{Kernel, kernels};
+use raidcore::parity::{Kernel, Word, kernels};
 use std::hint::black_box;
 use std::time::Duration;
 
@@ -81,9 +82,75 @@ fn parity(c: &mut Criterion, name: &str, chunk_bytes: usize, count: usize) {
     group.finish();
 }
 
+/// Eight columns with P and Q.
+const COLUMNS: usize = 8;
+
+struct Pair {
+    columns: Vec<Buf>,
+    p: Buf,
+    q: Buf,
+}
+
+impl Pair {
+    fn pq(&mut self, kernel: &Kernel) {
+        let columns: Vec<&[u8]> = self.columns.iter().map(|column| &column[..]).collect();
+        kernel.pq_into(&mut self.p, &mut self.q, &columns);
+        black_box(&mut self.q[..]);
+    }
+
+    /// Column 0 as if column 1 were lost, too.
+    fn recover(&mut self, kernel: &Kernel) {
+        let Some(factors) = Word::new(COLUMNS).recover(0, &[0, 1]) else { return };
+        let Some((first, others)) = self.columns.split_first_mut() else { return };
+        let mut terms: Vec<(u8, &[u8])> = vec![(factors[COLUMNS], &self.p), (factors[COLUMNS + 1], &self.q)];
+        terms.extend((2..COLUMNS).map(|column| (factors[column], &others[column - 1][..])));
+        kernel.combine_into(first, &terms);
+        black_box(&mut first[..]);
+    }
+}
+
+fn pairs(chunk_bytes: usize, count: usize) -> Option<Vec<Pair>> {
+    let slab = Slab::new(&SlabConfig::of(&[(chunk_bytes, count * (COLUMNS + 2))])).ok()?;
+    let chunk = |i: usize| {
+        let mut buf = slab.alloc(chunk_bytes).ok()?;
+        buf.fill(i as u8 + 1);
+        Some(buf)
+    };
+    let pair = |_| {
+        let columns = (0..COLUMNS).map(chunk).collect::<Option<_>>()?;
+        Some(Pair { columns, p: chunk(COLUMNS)?, q: chunk(COLUMNS + 1)? })
+    };
+    (0..count).map(pair).collect()
+}
+
+fn pq(c: &mut Criterion, name: &str, chunk_bytes: usize, count: usize) {
+    let Some(mut ring) = pairs(chunk_bytes, count) else {
+        eprintln!("{name}: no memory for {count} stripes, skipped");
+        return;
+    };
+    let mut group = c.benchmark_group(name);
+    let mut at = 0;
+    let mut next = || {
+        at = (at + 1) % count;
+        at
+    };
+    group.throughput(Throughput::Bytes((chunk_bytes * (COLUMNS + 2)) as u64));
+    for kernel in kernels() {
+        group.bench_function(BenchmarkId::new("pq", kernel.name()), |b| b.iter(|| ring[next()].pq(&kernel)));
+    }
+    group.throughput(Throughput::Bytes((chunk_bytes * (COLUMNS + 1)) as u64));
+    for kernel in kernels() {
+        let id = BenchmarkId::new("recover 1 of 2", kernel.name());
+        group.bench_function(id, |b| b.iter(|| ring[next()].recover(&kernel)));
+    }
+    group.finish();
+}
+
 fn benches(c: &mut Criterion) {
     parity(c, "parity 4+1 x 64K in L2", 64 << 10, 1);
     parity(c, "parity 4+1 x 1M out of cache", 1 << 20, RING_BYTES / ((SOURCES + 1) << 20));
+    pq(c, "parity 8+2 x 64K in L2", 64 << 10, 1);
+    pq(c, "parity 8+2 x 1M out of cache", 1 << 20, RING_BYTES / ((COLUMNS + 2) << 20));
 }
 
 criterion_group! {

@@ -1,22 +1,37 @@
-//! The kernels of x86-64: AVX-512 and AVX2.
+//! The kernels of x86-64, by AVX-512 and AVX2: those of P here, those that need Q's field in `x86_pq`.
 //!
 //! Both are one text, compiled for each vector width. A block of vectors stays in registers while the sources go
 //! by, so memory is read once and written once. Slices are cut to whole vectors before a vector is touched;
 //! `unsafe` are the loads and stores alone, each of an array of exactly its size.
 #![allow(unsafe_code)] // one of the three places: vector instructions
 
-use super::Kernel;
 use super::portable::{is_zero_bytes, xor_bytes};
+use super::{Kernel, x86_pq};
 use std::arch::x86_64::*;
 
-/// The kernels this processor has, the widest first.
+/// The kernels this processor has, the fastest first.
 pub(super) fn detected() -> Vec<Kernel> {
+    let has_gfni = is_x86_feature_detected!("gfni");
     let mut kernels = Vec::new();
-    if is_x86_feature_detected!("avx512f") {
-        kernels.push(Kernel { name: "avx512", xor: avx512::xor, is_zero: avx512::is_zero });
+    if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw") {
+        let (xor, is_zero) = (avx512::xor, avx512::is_zero);
+        use x86_pq::{avx512 as shuffled, avx512_gfni as gfni};
+        if has_gfni {
+            let (pq, combine) = (gfni::pq, gfni::combine);
+            kernels.push(Kernel { name: "avx512-gfni", xor, is_zero, pq, combine });
+        }
+        let (pq, combine) = (shuffled::pq, shuffled::combine);
+        kernels.push(Kernel { name: "avx512", xor, is_zero, pq, combine });
     }
     if is_x86_feature_detected!("avx2") {
-        kernels.push(Kernel { name: "avx2", xor: avx2::xor, is_zero: avx2::is_zero });
+        let (xor, is_zero) = (avx2::xor, avx2::is_zero);
+        use x86_pq::{avx2 as shuffled, avx2_gfni as gfni};
+        if has_gfni {
+            let (pq, combine) = (gfni::pq, gfni::combine);
+            kernels.push(Kernel { name: "avx2-gfni", xor, is_zero, pq, combine });
+        }
+        let (pq, combine) = (shuffled::pq, shuffled::combine);
+        kernels.push(Kernel { name: "avx2", xor, is_zero, pq, combine });
     }
     kernels
 }

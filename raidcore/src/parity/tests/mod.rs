@@ -1,5 +1,7 @@
 //! Every kernel against a loop over bytes, and against the field of an independent implementation.
 
+mod pq;
+
 use super::*;
 use proptest::prelude::*;
 use reed_solomon_erasure::Field as _;
