@@ -62,9 +62,12 @@ fn the_policy_of_a_place_decides_what_is_served_in_clear_and_what_encrypted() {
         if in_clear {
             assert_eq!(reply(&mut clear).unwrap().0, ACK);
         }
-        for number in [6, 7, 8, 9, 10, 11, 77] {
-            let (kind, _) = ask(&mut greet(&path), number, &[0; 6]).unwrap();
-            assert_eq!(kind == ERR_TLS_REQD, !in_clear, "{mode}: option {number}");
+        // Also with more data than is stored: then it was TOO_BIG.
+        for (number, len) in
+            [3, 6, 7, 8, 9, 10, 11, 77].into_iter().flat_map(|number| [(number, 6), (number, 9000)])
+        {
+            let (kind, _) = ask(&mut greet(&path), number, &vec![0; len]).unwrap();
+            assert_eq!(kind == ERR_TLS_REQD, !in_clear, "{mode}: option {number}, {len} bytes");
         }
         let mut named = greet(&path);
         named.write_all(&option(1, b"vol")).unwrap();

@@ -81,6 +81,10 @@ enum State {
     Skip { option: u32, left: u32 },
 }
 
+const TLS_FIRST: (u32, &str) = (rep::ERR_TLS_REQD, "start TLS before anything else");
+const NO_DATA: (u32, &str) = (rep::ERR_INVALID, "this option has no data");
+const NOT_SUPPORTED: (u32, &str) = (rep::ERR_UNSUP, "option is not supported");
+
 const NO_EXPORT: &str = "no export of this name; see NBD_OPT_LIST";
 
 /// What the server can do, of the handshake flags.
@@ -175,13 +179,31 @@ impl Handshake {
             }
             State::Skip { option, .. } => {
                 self.state = State::Header;
-                if option == opt::SET_META_CONTEXT {
-                    self.agreed.selected = None;
-                }
-                put_reply(out, option, rep::ERR_TOO_BIG, &[b"option data is too long"]);
-                Ok(Progress::Answered)
+                Ok(self.answer_skipped(option, out))
             }
         }
+    }
+
+    /// Answers an option whose data was too long to be stored. What such an option is comes before how long it is: who
+    /// asks for what is not known here must not be told that fewer bytes would help.
+    fn answer_skipped(&mut self, option: u32, out: &mut Vec<u8>) -> Progress {
+        let (error, why) = match option {
+            opt::ABORT => {
+                put_reply(out, option, rep::ACK, &[]);
+                return Progress::Aborted;
+            }
+            _ if self.tls.holds_back(option) => TLS_FIRST,
+            opt::LIST | opt::STARTTLS | opt::STRUCTURED_REPLY | opt::EXTENDED_HEADERS => NO_DATA,
+            opt::INFO | opt::GO | opt::LIST_META_CONTEXT | opt::SET_META_CONTEXT => {
+                (rep::ERR_TOO_BIG, "option data is too long")
+            }
+            _ => NOT_SUPPORTED,
+        };
+        if option == opt::SET_META_CONTEXT {
+            self.agreed.selected = None;
+        }
+        put_reply(out, option, error, &[why.as_bytes()]);
+        Progress::Answered
     }
 
     fn client_flags(&mut self, item: &[u8]) -> Result<Progress, Violation> {
@@ -227,7 +249,7 @@ impl Handshake {
         out: &mut Vec<u8>,
     ) -> Result<Progress, Violation> {
         if self.tls.holds_back(option) {
-            put_reply(out, option, rep::ERR_TLS_REQD, &[b"start TLS before anything else"]);
+            put_reply(out, option, TLS_FIRST.0, &[TLS_FIRST.1.as_bytes()]);
             return Ok(Progress::Answered);
         }
         match option {
@@ -244,7 +266,7 @@ impl Handshake {
             opt::INFO | opt::GO => return Ok(self.info(option, data, exports, out)),
             opt::LIST_META_CONTEXT | opt::SET_META_CONTEXT => self.contexts(option, data, exports, out),
             opt::LIST | opt::STRUCTURED_REPLY | opt::EXTENDED_HEADERS if !data.is_empty() => {
-                put_reply(out, option, rep::ERR_INVALID, &[b"this option has no data"]);
+                put_reply(out, option, NO_DATA.0, &[NO_DATA.1.as_bytes()]);
             }
             opt::LIST => {
                 for export in exports.iter() {
@@ -259,7 +281,7 @@ impl Handshake {
             opt::STRUCTURED_REPLY => self.agree(option, Style::Structured, out),
             opt::EXTENDED_HEADERS => self.agree(option, Style::Extended, out),
             // Withdrawn options and what is not yet invented.
-            _ => put_reply(out, option, rep::ERR_UNSUP, &[b"option is not supported"]),
+            _ => put_reply(out, option, NOT_SUPPORTED.0, &[NOT_SUPPORTED.1.as_bytes()]),
         }
         Ok(Progress::Answered)
     }

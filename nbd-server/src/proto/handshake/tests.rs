@@ -161,7 +161,9 @@ fn an_error_reply_never_ends_the_session() {
         (go(opt::GO, "nope", &[]), rep::ERR_UNKNOWN),
         (go(opt::INFO, "", &[]), rep::ERR_UNKNOWN),
         (option(opt::GO, &[0; 8193]), rep::ERR_TOO_BIG),
-        (option(12345, &[0; 1 << 20]), rep::ERR_TOO_BIG),
+        (option(opt::SET_META_CONTEXT, &[0; 8193]), rep::ERR_TOO_BIG),
+        (option(opt::LIST, &[0; 8193]), rep::ERR_INVALID),
+        (option(12345, &[0; 1 << 20]), rep::ERR_UNSUP),
     ];
     for (bytes, kind) in cases {
         let (out, end) = after_flags(&exports(&["a", "b"]), &[bytes, option(opt::ABORT, b"")].concat());
