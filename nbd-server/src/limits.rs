@@ -23,8 +23,8 @@ pub const MAX_OPTION_BYTES: usize = 8192;
 /// Bytes a client may send before it has chosen an export, skipped option data included.
 pub const MAX_HANDSHAKE_BYTES: u64 = 64 << 20;
 
-/// Options a client may send before it has chosen an export.
-pub const MAX_OPTIONS: u32 = 256;
+/// Options a client may send before it has chosen an export: enough to ask for several things about each there can be.
+pub const MAX_OPTIONS: u32 = 64 + 4 * MAX_EXPORTS as u32;
 
 /// Queries in one option about metadata contexts.
 pub const MAX_META_QUERIES: usize = 128;
