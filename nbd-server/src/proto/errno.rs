@@ -20,7 +20,7 @@ pub enum NbdError {
     Enospc = 28,
     /// Value too large: a read that must not be fragmented and is too large for that.
     Eoverflow = 75,
-    /// Operation not supported: a fast zero that would not be fast.
+    /// Operation not supported: a fast zero that would not be fast, and nothing else.
     Enotsup = 95,
     /// The server is in the process of being shut down.
     Eshutdown = 108,
@@ -38,9 +38,10 @@ impl NbdError {
         match error.kind {
             ErrorKind::OutOfRange if writes => NbdError::Enospc,
             ErrorKind::OutOfRange | ErrorKind::Misaligned | ErrorKind::TooLarge => NbdError::Einval,
+            // Whether zeroes are fast was decided before the device was asked, so this is not about that.
+            ErrorKind::Unsupported => NbdError::Einval,
             ErrorKind::ReadOnly => NbdError::Eperm,
             ErrorKind::NoSpace => NbdError::Enospc,
-            ErrorKind::Unsupported => NbdError::Enotsup,
             ErrorKind::Busy => NbdError::Enomem,
             ErrorKind::Stopped => NbdError::Eshutdown,
             ErrorKind::Medium
