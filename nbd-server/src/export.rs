@@ -57,6 +57,7 @@ impl Export {
         let min = if self.byte_granular { 1 } else { self.geometry.block_size.bytes() };
         let device_max = u32::try_from(self.geometry.max_transfer_bytes).unwrap_or(u32::MAX);
         let max = device_max.clamp(4096, MAX_REQUEST_BYTES);
+        let max = max - max % min;
         // The specification wants a power of two: the one below.
         let preferred = 1u32 << self.geometry.preferred_bytes.clamp(4096, max).ilog2();
         BlockSizes { min, preferred, max }
@@ -70,7 +71,7 @@ pub struct BlockSizes {
     pub min: u32,
     /// Requests of it are served well. A power of two, at least 4096.
     pub preferred: u32,
-    /// Largest payload.
+    /// Largest payload, a multiple of `min`.
     pub max: u32,
 }
 
@@ -300,5 +301,7 @@ mod tests {
         e.byte_granular = false;
         e.geometry.preferred_bytes = 0;
         assert_eq!(e.block_sizes(), BlockSizes { min: 4096, preferred: 4096, max: 32 << 20 });
+        e.geometry.max_transfer_bytes = 1_000_000;
+        assert_eq!(e.block_sizes().max, 244 * 4096);
     }
 }
