@@ -207,7 +207,7 @@ impl Conn {
             self.outbox.sent(parts, self.seal.as_deref());
             if let Err(error) = event.result {
                 tracing::debug!(peer = %self.peer, %error, "client does not take its replies");
-                self.kill();
+                self.lose();
             }
         } else {
             let is_little =
@@ -384,17 +384,28 @@ impl Conn {
         }
     }
 
-    /// Shuts the socket now: the kernel ends what is in flight on it.
+    /// The client is gone. After a good-bye it need not wait for the end of what it asked for; else that is given up.
+    fn lose(&mut self) {
+        let in_order = matches!(&self.phase, Phase::Session(session) if session.took_leave());
+        if in_order { self.shut() } else { self.kill() }
+    }
+
+    /// Shuts the socket now, and gives up what is not with a device yet.
     pub(crate) fn kill(&mut self) {
+        self.shut();
+        if let Phase::Session(session) = &mut self.phase {
+            session.abandon();
+        }
+    }
+
+    /// Shuts the socket: the kernel ends what is in flight on it.
+    fn shut(&mut self) {
         self.close();
         if !self.dead {
             self.dead = true;
             self.outbox.clear();
             if let Some(seal) = &mut self.seal {
                 seal.clear();
-            }
-            if let Phase::Session(session) = &mut self.phase {
-                session.abandon();
             }
             // Fails only if the peer has closed already.
             if let Err(error) = rustix::net::shutdown(&self.fd, rustix::net::Shutdown::Both) {

@@ -63,6 +63,8 @@ pub(super) struct Session {
     last_was_large: bool,
     /// Nobody waits for answers any more: what is under way in pieces goes no further.
     abandoned: bool,
+    /// The client has taken its leave in order: what it asked for before is carried out, also if it does not wait.
+    took_leave: bool,
     pub(super) traffic: Traffic,
 }
 
@@ -88,6 +90,7 @@ impl Session {
             budget,
             last_was_large: false,
             abandoned: false,
+            took_leave: false,
             traffic: Traffic::default(),
         }
     }
@@ -114,7 +117,10 @@ impl Session {
             }
             match self.stream.next(input)? {
                 Step::More => return Ok(Flow::More),
-                Step::Request(_, Command::Disconnect) => return Ok(Flow::Disconnect),
+                Step::Request(_, Command::Disconnect) => {
+                    self.took_leave = true;
+                    return Ok(Flow::Disconnect);
+                }
                 Step::Request(id, command) => {
                     if !self.admit(id, command, out, ctx) {
                         return Ok(Flow::Parked);
@@ -185,6 +191,11 @@ impl Session {
         self.incoming = None;
         self.parked = None;
         self.budget.give_up();
+    }
+
+    /// True once the client has said good-bye.
+    pub(super) fn took_leave(&self) -> bool {
+        self.took_leave
     }
 
     /// The client is gone: its requests that are worked on piece by piece end with the piece they are at.
