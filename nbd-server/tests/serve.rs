@@ -10,35 +10,29 @@ use nbd_server::ram::RamDisk;
 use nbd_server::reactor::ReactorConfig;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
-use raidcore::dev::{BlockDev, Completion, ErrorKind, Geometry, Op, Request, Tag};
+use raidcore::dev::{BlockDev, Completion, Geometry, Request, Tag};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 const SIZE: usize = 8 << 20;
 const READ: u16 = 0;
 const WRITE: u16 = 1;
-const DISC: u16 = 2;
-const FLUSH: u16 = 3;
 const TRIM: u16 = 4;
 const ZEROES: u16 = 6;
 /// In one chunk: zeroes, too, are sent.
 const DF: u16 = 1 << 2;
 
-/// A disk that holds its requests back while `held` is set, and fails those at `bad`.
+/// A disk that holds its requests back while `held` is set.
 struct Moody {
     disk: RamDisk,
     waiting: Vec<Request>,
     held: Arc<AtomicBool>,
-    flushes: Arc<AtomicU64>,
     depth: u32,
 }
 
-const BAD: u64 = 1 << 20;
-
 impl Moody {
     fn new() -> Moody {
-        let (held, flushes) = (Arc::default(), Arc::default());
-        Moody { disk: RamDisk::new(SIZE), waiting: Vec::new(), held, flushes, depth: 64 }
+        Moody { disk: RamDisk::new(SIZE), waiting: Vec::new(), held: Arc::default(), depth: 64 }
     }
 }
 
@@ -54,15 +48,7 @@ impl BlockDev for Moody {
         if self.held.load(Ordering::Acquire) {
             return;
         }
-        for request in self.waiting.drain(..) {
-            let (offset, _) = request.op.extent();
-            self.flushes.fetch_add(u64::from(matches!(request.op, Op::Flush)), Ordering::Relaxed);
-            if offset == BAD {
-                done.push(request.refuse(ErrorKind::Medium));
-            } else {
-                self.disk.submit(request);
-            }
-        }
+        self.waiting.drain(..).for_each(|request| self.disk.submit(request));
         self.disk.reap(done);
     }
     fn cancel(&mut self, _: Tag) {}
@@ -169,78 +155,6 @@ fn requests_beyond_the_devices_queue_wait_in_the_socket_and_are_all_answered() {
         }
     }
     assert!(server.stop().is_clean());
-}
-
-#[test]
-fn errors_reach_the_client_by_number_and_by_word() {
-    let server = Server::start(Moody::new());
-    let mut simple = server.connect(false);
-    let mut structured = server.connect(true);
-    let end = SIZE as u64;
-    // Flags, command, offset, length, payload; the error number.
-    let cases = [
-        (0, READ, BAD, 512, &b""[..], 5),
-        (0, WRITE, BAD, 2, &b"xy"[..], 5),
-        (0, READ, end, 1, &b""[..], 22),
-        (0, WRITE, end - 1, 2, &b"xy"[..], 28),
-        (0, READ, 0, 33 << 20, &b""[..], 22),
-        (1 << 9, FLUSH, 0, 0, &b""[..], 22),
-        (0, 5, BAD, 512, &b""[..], 5),
-        (0, 7, 0, 512, &b""[..], 22),
-        (0, 99, 0, 0, &b""[..], 22),
-        (0, ZEROES, end, 1, &b""[..], 28),
-    ];
-    for (flags, kind, offset, len, payload, error) in cases {
-        assert_eq!(simple.ask(flags, kind, offset, len, payload).error, error);
-        let answer = structured.ask(flags, kind, offset, len, payload);
-        assert_eq!(answer.error, error);
-        assert!(answer.data.len() > 2 && std::str::from_utf8(&answer.data[2..]).is_ok());
-    }
-    assert_eq!(simple.ask(0, WRITE, 0, 40 << 20, &vec![0; 40 << 20]).error, 22);
-    assert_eq!(simple.ask(0, FLUSH, 0, 0, b"").error, 0);
-    // A request of no bytes is a mistake, and the connection goes on.
-    for kind in [READ, WRITE, TRIM, ZEROES] {
-        assert_eq!(simple.ask(0, kind, 0, 0, b"").error, 22);
-        assert_eq!(structured.ask(0, kind, 0, 0, b"").error, 22);
-    }
-    assert_eq!(structured.ask(0, READ, 0, 1, b"").error, 0);
-    simple.send(&request(0, WRITE, 1, 0, u32::MAX));
-    assert!(simple.is_closed());
-    structured.send(&[0; 28]);
-    assert!(structured.is_closed());
-    server.wait_until_idle();
-    assert!(server.stop().is_clean());
-}
-
-#[test]
-fn a_trim_with_fua_is_flushed_before_it_is_answered() {
-    let device = Moody::new();
-    let flushes = Arc::clone(&device.flushes);
-    let server = Server::start(device);
-    let mut client = server.connect(true);
-    assert_eq!(client.ask(0, TRIM, 0, 4096, b"").error, 0);
-    assert_eq!(flushes.load(Ordering::Relaxed), 0);
-    assert_eq!(client.ask(1, TRIM, 0, 4096, b"").error, 0);
-    assert_eq!(flushes.load(Ordering::Relaxed), 1);
-    assert!(server.stop().is_clean());
-    assert_eq!(flushes.load(Ordering::Relaxed), 2);
-}
-
-#[test]
-fn a_client_that_says_good_bye_still_gets_its_answers() {
-    let server = Server::start(RamDisk::new(SIZE));
-    for farewell in [request(0, DISC, 9, 0, 0), Vec::new()] {
-        let mut client = server.connect(false);
-        client
-            .send(&[request(0, READ, 1, 0, 1 << 20), request(0, FLUSH, 2, 0, 0), farewell.clone()].concat());
-        if farewell.is_empty() {
-            client.stream.shutdown(std::net::Shutdown::Write).unwrap();
-        }
-        let answers = [(); 2].map(|()| client.answer(|cookie| if cookie == 1 { 1 << 20 } else { 0 }));
-        assert!(answers.iter().all(|answer| answer.error == 0));
-        assert!(client.is_closed());
-    }
-    server.wait_until_idle();
 }
 
 #[test]

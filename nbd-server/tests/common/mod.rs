@@ -1,6 +1,7 @@
 //! A raw NBD client that waits for its answers, and servers to try it on.
 #![allow(dead_code, clippy::unwrap_used)] // each test file uses its part; a test may unwrap
 
+pub mod haggle;
 pub mod raw;
 pub mod remote;
 #[cfg(feature = "tls")]

@@ -1,6 +1,8 @@
 //! A client with TLS that waits for its answers, in portions of any size.
 
-use super::{PATIENCE, be, open, option};
+pub use super::haggle::{ask, greet, reply};
+
+use super::{PATIENCE, option};
 use nbd_server::tls::{Channel, ClientTls};
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -17,32 +19,6 @@ pub struct TlsStream {
     pub left: usize,
     /// Received and not yet decrypted.
     pending: Vec<u8>,
-}
-
-/// Connects in clear, up to the client flags.
-pub fn greet(path: &Path) -> UnixStream {
-    let mut socket = open(path);
-    let mut greeting = [0; 18];
-    socket.read_exact(&mut greeting).unwrap();
-    assert_eq!(&greeting, b"NBDMAGICIHAVEOPT\0\x03");
-    socket.write_all(&[0, 0, 0, 3]).unwrap();
-    socket
-}
-
-/// One option and the first reply to it: its kind and its data.
-pub fn ask(stream: &mut (impl Read + Write), number: u32, data: &[u8]) -> io::Result<(u32, Vec<u8>)> {
-    stream.write_all(&option(number, data))?;
-    reply(stream)
-}
-
-/// A reply to an option.
-pub fn reply(stream: &mut impl Read) -> io::Result<(u32, Vec<u8>)> {
-    let mut head = [0; 20];
-    stream.read_exact(&mut head)?;
-    assert_eq!(be(&head[..8]), 0x0003_e889_0455_65a9);
-    let mut data = vec![0; be(&head[16..]) as usize];
-    stream.read_exact(&mut data)?;
-    Ok((be(&head[12..16]) as u32, data))
 }
 
 impl TlsStream {
