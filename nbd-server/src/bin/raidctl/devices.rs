@@ -44,6 +44,12 @@ impl BlockDev for Device {
             Device::Remote(export) => export.geometry(),
         }
     }
+    fn refresh_size(&mut self) {
+        match self {
+            Device::File(file) => file.refresh_size(),
+            Device::Remote(export) => export.refresh_size(),
+        }
+    }
     fn submit(&mut self, request: Request) {
         match self {
             Device::File(file) => file.submit(request),
