@@ -174,6 +174,8 @@ impl Daemon {
                 base.disown();
                 let sentence = format!("clients waited for {} ms", begun.elapsed().as_millis());
                 tracing::info!("process {pid} has taken over; {sentence}");
+                // As late as can be: what is asked of this process after the answer reaches nobody.
+                let stop_asked = stop_asked || base.wishes.stop_is_among();
                 let answer = if stop_asked { Answer::Stop } else { Answer::Done(sentence) };
                 if let Err(error) = heir.wire.send(&answer, &[]) {
                     tracing::debug!("process {pid}: {error}");
@@ -286,7 +288,7 @@ impl Base {
                 Ok(Some((other, _))) => format!("it said {other:?} out of place"),
                 Ok(None) => "it has ended".to_string(),
                 Err(error) if is_timeout(&error) && Instant::now() < until => {
-                    stop_asked |= matches!(self.wishes.next(Duration::ZERO), Some(Wish::Stop));
+                    stop_asked |= self.wishes.stop_is_among();
                     continue;
                 }
                 Err(error) if is_timeout(&error) => {

@@ -65,6 +65,11 @@ impl Wishes {
             Err(RecvTimeoutError::Disconnected) => Some(Wish::Stop),
         }
     }
+
+    /// Whether a stop is among the wishes that wait. The others are void where this is asked.
+    pub fn stop_is_among(&self) -> bool {
+        std::iter::from_fn(|| self.next(Duration::ZERO)).any(|wish| matches!(wish, Wish::Stop))
+    }
 }
 
 fn watch(signals: &mut Signals, post: &SyncSender<Wish>, is_clean: &AtomicBool) {
@@ -75,7 +80,6 @@ fn watch(signals: &mut Signals, post: &SyncSender<Wish>, is_clean: &AtomicBool) 
             (SIGHUP, Some(_)) => continue,
             (_, None) => {
                 first = Some(Instant::now());
-                tracing::info!("stopping; a second signal stops at once, and the arrays will be resynced");
                 Wish::Stop
             }
             (_, Some(first)) if first.elapsed() >= ONE_REQUEST => {
@@ -84,9 +88,14 @@ fn watch(signals: &mut Signals, post: &SyncSender<Wish>, is_clean: &AtomicBool) 
             (_, Some(_)) => continue,
         };
         let is_stop = matches!(wish, Wish::Stop);
-        if post.try_send(wish).is_err() && is_stop {
+        match post.try_send(wish) {
+            Ok(()) if is_stop => {
+                tracing::info!("stopping; a second signal stops at once, and the arrays will be resynced");
+            }
+            Ok(()) => {}
             // Nobody takes wishes any more, which is what a stop is for.
-            tracing::error!("the daemon does not react; a second signal ends it");
+            Err(_) if is_stop => tracing::error!("the daemon does not react; a second signal ends it"),
+            Err(_) => {}
         }
     }
 }
