@@ -1,10 +1,13 @@
 //! "Terminating the transmission phase", and `NBD_CMD_DISC`.
 
 use crate::common::raw::{Headers, extended};
-use crate::common::request;
+use crate::common::{PATIENCE, request};
 use crate::nbd::*;
 use crate::stage::{SIZE, Stage, TIB, Witness};
-use raidcore::dev::OpKind;
+use nbd_server::reactor::{CallError, StopLimits};
+use raidcore::dev::{Op, OpKind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 const HELD: u64 = 1 << 20;
 
@@ -97,4 +100,43 @@ fn after_an_error_reply_the_client_may_still_disconnect_in_order() {
         line.assert_alive();
     }
     stage.server.wait_until_idle();
+}
+
+/// It is not for such a client that a stop would have no end.
+#[test]
+fn a_stop_out_of_time_gives_up_what_a_client_left_behind() {
+    static FLUSHING: AtomicBool = AtomicBool::new(false);
+    let stage = Stage::of(Witness::vast());
+    stage.hold(|_| true);
+    let mut raw = stage.raw(Headers::Extended);
+    let requests =
+        [extended(0, ZEROES, 1, 0, TIB), extended(0, READ, 2, 0, 4096), extended(0, DISC, 3, 0, 0)];
+    raw.client.send(&requests.concat());
+    stage.wait_for_in_flight(2);
+    drop(raw);
+    let handle = stage.server.handle.clone();
+    // The answer to the read finds nobody.
+    stage.hold(|op| matches!(op, Op::WriteZeroes { .. }));
+    stage.server.handle.call(|_| ()).unwrap();
+    stage.wait_for_in_flight(1);
+    let limits = StopLimits { clients: Duration::from_millis(20), devices: PATIENCE };
+    stage.hold(|op| {
+        FLUSHING.fetch_or(matches!(op, Op::Flush), Ordering::AcqRel);
+        matches!(op, Op::WriteZeroes { .. } | Op::Flush)
+    });
+    let stopping = std::thread::spawn(move || handle.stop_within(limits).unwrap());
+    let begun = Instant::now();
+    while !FLUSHING.load(Ordering::Acquire) {
+        assert!(begun.elapsed() < PATIENCE, "clients are waited for without end");
+        std::thread::yield_now();
+    }
+    // The piece in hand ends; there is no other.
+    stage.hold(|op| matches!(op, Op::Flush));
+    stage.server.handle.call(|_| ()).unwrap();
+    stage.hold(|_| false);
+    // A call wakes the reactor, if it has not stopped by now.
+    let woken = stage.server.handle.call(|_| ());
+    assert!(woken.is_ok() || woken == Err(CallError::Gone));
+    assert_eq!(stopping.join().unwrap().cut_connections, 1);
+    assert_eq!(stage.diary().iter().filter(|entry| entry.kind == OpKind::WriteZeroes).count(), 1);
 }
