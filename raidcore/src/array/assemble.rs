@@ -126,6 +126,7 @@ impl Array {
             sync: None,
             resync_given_up: false,
             walks: 0,
+            growths: 0,
             last_write: clock.now(),
             writes_begun: 0,
             outcomes: Vec::new(),

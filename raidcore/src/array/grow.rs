@@ -139,9 +139,9 @@ fn it(devices: &[String]) -> &'static str {
 
 /// A growth under way.
 pub(super) struct Grow {
+    number: u64,
     growth: Growth,
     data_bytes: u64,
-    assume_clean: bool,
     step: Step,
     /// Where superblocks stood before: to be erased.
     former_ends: Vec<(MemberId, u64)>,
@@ -162,16 +162,17 @@ impl Array {
     /// Looks how large the members are now, and begins to grow into what is there. Go on calling `reap`: the size of
     /// the array follows, with [`Event::Grown`], when it is durable; [`is_growing`](Array::is_growing) tells.
     ///
-    /// The new part comes into sync in the background, as a new array does, unless `assume_clean` says that whatever
-    /// the members hold behind their data agrees already (all zeroes, for example).
-    pub fn grow(&mut self, to: GrowTo, assume_clean: bool) -> Result<Growth, GrowError> {
+    /// The new part comes into sync in the background, as a new array does. There is no way to skip that: a crash on
+    /// the way can leave a superblock in the new part of one member, which the others do not have.
+    pub fn grow(&mut self, to: GrowTo) -> Result<Growth, GrowError> {
         self.refuse_growth()?;
         self.members.iter_mut().for_each(|member| member.refresh_size());
         let growth = self.plan_growth(to)?;
         let former_ends = self.move_superblocks();
         let step = Step::NewEnds(self.commit.request());
         let data_bytes = self.layout.member_bytes_for(growth.to_bytes);
-        self.grow = Some(Grow { growth, data_bytes, assume_clean, step, former_ends });
+        self.growths += 1;
+        self.grow = Some(Grow { number: self.growths, growth, data_bytes, step, former_ends });
         Ok(growth)
     }
 
@@ -287,26 +288,31 @@ impl Array {
         grow.step = Step::Erasing(places.len());
         for (member, offset) in places {
             let io = Io::Write { data: self.zeroes.slice(0, SUPERBLOCK_BYTES), fua: true };
-            self.members[member.0].push(Piece { owner: Owner::Erase { member }, offset, io });
+            let owner = Owner::Erase { growth: grow.number, member };
+            self.members[member.0].push(Piece { owner, offset, io });
         }
     }
 
-    pub(super) fn on_erased(&mut self, outcome: Outcome, member: MemberId) {
-        if let Err(error) = &outcome.result
-            && self.note_write_error(member, error).is_some()
-        {
+    /// What a growth that was given up still erases says nothing of the next one.
+    pub(super) fn on_erased(&mut self, outcome: Outcome, growth: u64, member: MemberId) {
+        let failed = match &outcome.result {
+            Ok(()) => false,
+            Err(error) => self.note_write_error(member, error).is_some(),
+        };
+        let Some(grow) = self.grow.as_mut().filter(|grow| grow.number == growth) else { return };
+        if failed {
             return self.give_up_growth("a superblock of before could not be erased");
         }
-        if let Some(Grow { step: Step::Erasing(left), .. }) = &mut self.grow {
+        if let Step::Erasing(left) = &mut grow.step {
             *left -= 1;
         }
     }
 
     /// The metadata says the new size from now on; nobody is told before it is durable.
     fn announce_size(&mut self) {
-        let Some(&Grow { data_bytes, assume_clean, .. }) = self.grow.as_ref() else { return };
+        let Some(&Grow { data_bytes, .. }) = self.grow.as_ref() else { return };
         let former_bytes = std::mem::replace(&mut self.meta.data_bytes, data_bytes);
-        if self.meta.resync.is_none() && self.layout.level().is_redundant() && !assume_clean {
+        if self.meta.resync.is_none() && self.layout.level().is_redundant() {
             self.meta.resync = Some(former_bytes);
             // Where nothing was ever written, parity is unknown, not wrong.
             self.in_doubt = false;

@@ -83,7 +83,7 @@ pub(in crate::array) enum Owner {
     /// A member's part of a flush.
     Flush { job: Key, member: MemberId },
     /// Zeroes over a superblock at the former end of a device that has grown.
-    Erase { member: MemberId },
+    Erase { growth: u64, member: MemberId },
 }
 
 /// A running array. Lives on one thread and is driven by its caller.
@@ -131,6 +131,8 @@ pub struct Array {
     resync_given_up: bool,
     /// How many walks there have been.
     walks: u64,
+    /// How many growths there have been.
+    growths: u64,
     /// When a write came last: an array that has been idle for a while is marked clean.
     last_write: Time,
     /// How many writes have come: tells if one came since a flush was begun.
@@ -232,7 +234,7 @@ impl Array {
             Owner::OpWrite { op, member } => self.on_op_write(outcome, op, member),
             Owner::Commit { member } => self.on_commit_written(outcome, member),
             Owner::Flush { job, member } => self.on_flushed(outcome, job, member),
-            Owner::Erase { member } => self.on_erased(outcome, member),
+            Owner::Erase { growth, member } => self.on_erased(outcome, growth, member),
         }
     }
 

@@ -267,10 +267,6 @@ pub struct GrowArgs {
     /// What the array is to hold, rounded up to whole stripes; `max` for all that the smallest member allows
     #[arg(long, value_name = "max|SIZE", default_value = "max")]
     pub size: SizeOrMax,
-    /// Trust that what the members hold behind their data agrees already (all zeroes, for example) and skip the
-    /// resync of the new part
-    #[arg(long)]
-    pub assume_clean: bool,
     /// Where the daemon is controlled.
     #[command(flatten)]
     pub control: ControlArgs,

@@ -49,9 +49,9 @@ impl FrontDesk {
             Request::Fail { array, device } => self.fail(&array, &device).map(Reply::Done),
             Request::Add { array, device, force } => self.add(&array, &device, force).map(Reply::Done),
             Request::Remove { array, device } => self.remove(&array, &device).map(Reply::Done),
-            Request::Grow { array, size_bytes, assume_clean } => {
+            Request::Grow { array, size_bytes } => {
                 let to = size_bytes.map_or(GrowTo::Max, GrowTo::Bytes);
-                self.grow(&array, to, assume_clean).map(Reply::Done)
+                self.grow(&array, to).map(Reply::Done)
             }
             Request::Stop { array } => self.stop(&array).map(Reply::Done),
             Request::Events { after, .. } => Ok(Reply::Events(self.window.events.after(after))),
@@ -190,12 +190,12 @@ impl FrontDesk {
 
     /// Lets an array take the room that its members' devices have by now; returns when the new size is durable, and
     /// with that announced to new clients.
-    fn grow(&self, array: &str, to: GrowTo, assume_clean: bool) -> Outcome<String> {
+    fn grow(&self, array: &str, to: GrowTo) -> Outcome<String> {
         self.report(array)?;
         let name = array.to_string();
         let Growth { from_bytes, to_bytes } = self.call(move |host| {
             let (_, array) = host.engine_mut().array_mut(&name).ok_or_else(|| gone(&name))?;
-            array.grow(to, assume_clean).map_err(Failure::new)
+            array.grow(to).map_err(Failure::new)
         })??;
         let name = array.to_string();
         let ended = self.wait(move |host| {

@@ -27,8 +27,8 @@ fn enlarge(rig: &Rig) {
     rig.disks.iter().for_each(|disk| disk.grow(GROWN_BYTES));
 }
 
-fn grow(rig: &mut Rig, to: GrowTo, assume_clean: bool) -> Growth {
-    let growth = rig.array.grow(to, assume_clean).unwrap();
+fn grow(rig: &mut Rig, to: GrowTo) -> Growth {
+    let growth = rig.array.grow(to).unwrap();
     assert_eq!(rig.size(), growth.from_bytes, "not before it is durable");
     rig.settle("the growth", |array| !array.is_growing());
     growth
@@ -53,7 +53,7 @@ fn a_grown_array_is_as_one_that_was_created_so_large_and_keeps_its_data() {
             let old = rig.size();
             rig.write(0, &pattern(0, old as usize, 1)).unwrap();
             enlarge(&rig);
-            let growth = grow(&mut rig, GrowTo::Max, false);
+            let growth = grow(&mut rig, GrowTo::Max);
             assert_eq!((growth.from_bytes, growth.to_bytes), (old, rig.size()), "{name}");
             assert_eq!(rig.size(), size_when_created(shape), "{name}");
             assert!(rig.saw("Grown"), "{name}");
@@ -84,15 +84,15 @@ fn a_size_that_was_asked_for_is_rounded_up_to_whole_stripes_and_can_be_raised_ag
         let mut rig = Rig::new(Shape::new(level, slots));
         let old = rig.size();
         enlarge(&rig);
-        let first = grow(&mut rig, GrowTo::Bytes(old + 1), true);
+        let first = grow(&mut rig, GrowTo::Bytes(old + 1));
         assert!(
             first.to_bytes > old && first.to_bytes - old <= 2 * slots as u64 * 16384,
             "{level} of {slots}"
         );
-        let second = grow(&mut rig, GrowTo::Max, true);
+        let second = grow(&mut rig, GrowTo::Max);
         assert_eq!(second.from_bytes, first.to_bytes);
         assert_eq!(rig.size(), size_when_created(Shape::new(level, slots)));
-        assert!(!rig.saw("ResyncStarted"), "assumed clean");
+        rig.settle_background();
         rig.check_redundancy(&(0..slots).collect::<Vec<_>>());
     }
 }
@@ -109,7 +109,7 @@ fn only_the_new_part_is_resynced_and_a_stop_in_the_middle_of_it_is_gone_on_from(
             let len = (GROWN_BYTES - DISK_BYTES) as usize;
             disk.poke(DISK_BYTES, &pattern(DISK_BYTES, len, 50 + i as u64));
         }
-        grow(&mut rig, GrowTo::Max, false);
+        grow(&mut rig, GrowTo::Max);
         let resync = rig.superblock(0).array.resync;
         assert!(
             resync.is_none_or(|at| at >= old_end.saturating_sub(16384)),
@@ -132,7 +132,7 @@ fn a_resync_under_way_goes_on_to_the_new_end() {
             let mut rig = Rig::new(shape);
             turn(&mut rig, turns, &mut Vec::new());
             enlarge(&rig);
-            grow(&mut rig, GrowTo::Max, false);
+            grow(&mut rig, GrowTo::Max);
             rig.settle_background();
             rig.check_redundancy(&slots_of(shape));
             assert!(rig.saw("ResyncFinished"));
@@ -208,7 +208,7 @@ fn a_crash_at_any_moment_of_a_growth_under_load_leaves_the_old_size_or_the_new_o
             let name = format!("{level} of {slots}, crash after turn {crash_at}");
             let (mut rig, mut load) = loaded_rig(Shape { seed: crash_at + 1, ..shape });
             let old = rig.size();
-            rig.array.grow(GrowTo::Max, false).unwrap();
+            rig.array.grow(GrowTo::Max).unwrap();
             (0..crash_at).for_each(|_| load.step(&mut rig));
             let was_new = rig.size() == new;
             rig.power_cut();
@@ -219,7 +219,7 @@ fn a_crash_at_any_moment_of_a_growth_under_load_leaves_the_old_size_or_the_new_o
             (olds, news) = (olds + usize::from(size == old), news + usize::from(size == new));
             load.check(&mut rig, &name);
             if size == old {
-                grow(&mut rig, GrowTo::Max, false);
+                grow(&mut rig, GrowTo::Max);
                 assert_eq!(rig.size(), new, "{name}");
             }
             rig.write(new - 8192, &pattern(new - 8192, 8192, 3)).unwrap();
@@ -246,7 +246,7 @@ fn a_member_lost_at_any_moment_of_a_growth_costs_the_member_only() {
             let (mut rig, mut load) = loaded_rig(Shape { seed: step + 1, ..shape });
             let old = rig.size();
             rig.disks[step as usize % slots].fail_after(step);
-            rig.array.grow(GrowTo::Max, false).unwrap();
+            rig.array.grow(GrowTo::Max).unwrap();
             while rig.array.is_growing() || load.acknowledged.len() < 12 {
                 load.step(&mut rig);
             }
@@ -290,7 +290,7 @@ fn data_at_a_former_end_is_never_taken_for_a_superblock() {
         .collect();
     rig.restart(&[], false).unwrap();
     enlarge(&rig);
-    grow(&mut rig, GrowTo::Max, false);
+    grow(&mut rig, GrowTo::Max);
     let at = former - rig.superblock(0).array.data_offset;
     assert!(at + 4096 <= rig.size(), "the former end is data now");
     for forged in forged {
@@ -306,7 +306,7 @@ fn data_at_a_former_end_is_never_taken_for_a_superblock() {
 fn growth_that_cannot_be_is_refused_with_the_device_that_is_in_the_way() {
     let mut rig = Rig::new(Shape::new(Level::Raid5, 3));
     let size = rig.size();
-    let refused = |rig: &mut Rig, to| rig.array.grow(to, false).unwrap_err();
+    let refused = |rig: &mut Rig, to| rig.array.grow(to).unwrap_err();
     assert!(
         matches!(refused(&mut rig, GrowTo::Max), GrowError::NoRoom { devices, .. } if devices.len() == 3)
     );
@@ -328,7 +328,7 @@ fn growth_that_cannot_be_is_refused_with_the_device_that_is_in_the_way() {
         matches!(&spare_small, GrowError::SpareTooSmall { device, .. } if *device == format!("disk{spare}"))
     );
     rig.disks[spare].grow(GROWN_BYTES);
-    rig.array.grow(GrowTo::Max, false).unwrap();
+    rig.array.grow(GrowTo::Max).unwrap();
     assert!(matches!(refused(&mut rig, GrowTo::Max), GrowError::UnderWay { .. }));
     rig.settle("the growth", |array| !array.is_growing());
     assert!(rig.size() > size);
@@ -344,7 +344,7 @@ fn growth_that_cannot_be_is_refused_with_the_device_that_is_in_the_way() {
 fn a_spare_that_is_added_while_the_array_grows_must_fit_the_new_size() {
     let mut rig = Rig::new(Shape::new(Level::Raid1, 2));
     enlarge(&rig);
-    rig.array.grow(GrowTo::Max, false).unwrap();
+    rig.array.grow(GrowTo::Max).unwrap();
     let spare = rig.new_disk();
     let device = Box::new(rig.disks[spare].device());
     assert!(rig.array.add("small".into(), device).is_err());
@@ -357,7 +357,7 @@ fn a_stop_ends_a_growth_one_way_or_the_other() {
         let mut rig = Rig::new(Shape::new(Level::Raid5, 3));
         rig.write(0, &pattern(0, 65536, 1)).unwrap();
         enlarge(&rig);
-        rig.array.grow(GrowTo::Max, false).unwrap();
+        rig.array.grow(GrowTo::Max).unwrap();
         turn(&mut rig, turns, &mut Vec::new());
         rig.array.stop();
         rig.settle("the stop", Array::is_stopped);

@@ -34,7 +34,7 @@ pub fn grow(args: &GrowArgs) -> Outcome<()> {
         SizeOrMax::Max => None,
         SizeOrMax::Size(Size(bytes)) => Some(bytes),
     };
-    let request = Request::Grow { array: args.name.clone(), size_bytes, assume_clean: args.assume_clean };
+    let request = Request::Grow { array: args.name.clone(), size_bytes };
     say(Client::connect(&args.control)?.work(&request)?)
 }
 

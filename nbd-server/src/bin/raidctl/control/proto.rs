@@ -50,9 +50,6 @@ pub enum Request {
         /// What it is to hold at least, in bytes; all that its members have room for, if it is left out.
         #[serde(default)]
         size_bytes: Option<u64>,
-        /// The new part of the members agrees already.
-        #[serde(default)]
-        assume_clean: bool,
     },
     /// Stop an array.
     Stop {
