@@ -18,6 +18,9 @@ use std::path::Path;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
+/// Receives in which a server that has hung up may have said why.
+const LAST_WORDS: u32 = 4;
+
 /// How to connect.
 #[derive(Clone, Copy, Debug)]
 pub struct ConnectOptions {
@@ -205,7 +208,7 @@ impl<'a> Call<'a> {
             if is_done && goal == Goal::Info && doing == Doing::Option(opt::EXPORT_NAME) {
                 out.extend_from_slice(&good_bye());
             }
-            match self.send(&out) {
+            match self.say(&out) {
                 // Who was only asked may hang up before our good-bye.
                 Err(_) if goal == Goal::Info && is_done => {}
                 sent => sent?,
@@ -217,7 +220,7 @@ impl<'a> Call<'a> {
                     self.start_tls(uri)?;
                     let mut out = Vec::new();
                     handshake.tls_is_up(&mut out);
-                    self.send(&out)?;
+                    self.say(&out)?;
                 }
             }
         }
@@ -256,9 +259,25 @@ impl<'a> Call<'a> {
         Ok(plain)
     }
 
+    /// Sends. A server may have refused our certificate and hung up when it was not yet awaited: then what it said
+    /// is worth more than that it does not listen any more.
+    fn say(&mut self, plain: &[u8]) -> Result<(), ClientError> {
+        let sent = self.send(plain);
+        if self.codec.is_tls() && matches!(sent, Err(ClientError::Io(_))) {
+            for _ in 0..LAST_WORDS {
+                match self.receive(Doing::Option(opt::STARTTLS)) {
+                    Ok(_) => {}
+                    Err(why @ ClientError::Tls(_)) => return Err(why),
+                    Err(_) => break,
+                }
+            }
+        }
+        sent
+    }
+
     fn send(&mut self, plain: &[u8]) -> Result<(), ClientError> {
         let mut sealed = Vec::new();
-        self.codec.seal(plain, &mut sealed);
+        self.codec.seal(&[plain], &mut sealed);
         let mut bytes = &sealed[..];
         while !bytes.is_empty() {
             match self.within(|stream| stream.write(bytes))? {

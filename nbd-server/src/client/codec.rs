@@ -5,6 +5,10 @@ use super::uri::NbdUri;
 
 #[cfg(feature = "tls")]
 use crate::tls::{Channel, ClientTls};
+#[cfg(feature = "tls")]
+use smallvec::SmallVec;
+#[cfg(feature = "tls")]
+use std::io::IoSlice;
 
 /// The way of one connection's bytes.
 #[derive(Debug, Default)]
@@ -40,20 +44,17 @@ impl Codec {
         self.channel.as_ref().is_some_and(|channel| channel.is_handshaking())
     }
 
-    /// Appends to `out` what is to be sent for `plain`, and what the way itself has to send.
-    pub(super) fn seal(&mut self, plain: &[u8], out: &mut Vec<u8>) {
-        let Some(channel) = &mut self.channel else { return out.extend_from_slice(plain) };
-        let mut rest = plain;
+    /// Appends to `out` what is to be sent for `plain`, all of it in as few records as it takes, and what the way
+    /// itself has to send.
+    pub(super) fn seal(&mut self, plain: &[&[u8]], out: &mut Vec<u8>) {
+        let Some(channel) = &mut self.channel else { return out.extend(plain.iter().copied().flatten()) };
+        let mut pieces: SmallVec<[IoSlice<'_>; 8]> = plain.iter().map(|piece| IoSlice::new(piece)).collect();
+        let mut rest = &mut pieces[..];
         loop {
-            while channel.wants_write() {
-                let from = out.len();
-                out.resize(from + (20 << 10), 0);
-                let count = channel.take_ciphertext(&mut out[from..]);
-                out.truncate(from + count);
-            }
-            match channel.write(&[std::io::IoSlice::new(rest)]) {
+            channel.append_ciphertext(out);
+            match channel.write(rest) {
                 0 => return,
-                count => rest = &rest[count..],
+                count => IoSlice::advance_slices(&mut rest, count),
             }
         }
     }
@@ -97,8 +98,8 @@ impl Codec {
         false
     }
 
-    pub(super) fn seal(&mut self, plain: &[u8], out: &mut Vec<u8>) {
-        out.extend_from_slice(plain);
+    pub(super) fn seal(&mut self, plain: &[&[u8]], out: &mut Vec<u8>) {
+        out.extend(plain.iter().copied().flatten());
     }
 
     pub(super) fn open<E: From<ClientError>>(

@@ -77,8 +77,8 @@ pub enum ClientError {
     /// There is nothing to be a device.
     #[error("it has {0} bytes, less than a block")]
     TooSmall(u64),
-    /// TLS is asked for and cannot be had.
-    #[error("TLS is not possible: {0}")]
+    /// TLS is asked for and cannot be had, or was broken.
+    #[error("TLS has failed: {0}")]
     Tls(String),
 }
 

@@ -40,6 +40,9 @@ impl SocketOp {
     }
 }
 
+/// What the first record of a request adds to it, at most; further ones add as much for 16 KiB each.
+const SEALING_BYTES: usize = 64;
+
 /// A request that was answered.
 #[derive(Debug)]
 pub(super) struct Answer {
@@ -107,10 +110,11 @@ impl Link {
             self.outbox.extend(piece.payload);
             return;
         }
-        let mut sealed = Vec::new();
-        for part in std::iter::once(head).chain(piece.payload) {
-            self.codec.seal(&part, &mut sealed);
-        }
+        let parts: SmallVec<[&[u8]; 8]> =
+            std::iter::once(&head).chain(&piece.payload).map(|part| &part[..]).collect();
+        let plain: usize = parts.iter().map(|part| part.len()).sum();
+        let mut sealed = Vec::with_capacity(plain + SEALING_BYTES + plain / 256);
+        self.codec.seal(&parts, &mut sealed);
         self.push_sealed(sealed);
     }
 

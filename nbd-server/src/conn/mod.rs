@@ -140,7 +140,7 @@ enum Phase {
 enum Offence {
     #[error(transparent)]
     Violation(#[from] Violation),
-    #[error(transparent)]
+    #[error("TLS: {0}")]
     Tls(#[from] TlsError),
 }
 

@@ -14,14 +14,36 @@ use std::io::{self, BufRead, IoSlice, Read, Write};
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum TlsError {
     /// The peer broke the protocol or is not who it should be.
-    #[error("TLS: {0}")]
+    #[error("{0}{remedy}", remedy = remedy(.0))]
     Protocol(#[from] rustls::Error),
     /// The peer sends a record or a message that is longer than any may be.
-    #[error("TLS: a message is longer than the protocol allows")]
+    #[error("a message is longer than the protocol allows")]
     TooLong,
     /// This is no name that a certificate could be for.
-    #[error("TLS: {0:?} is neither a host name nor an address")]
+    #[error("{0:?} is neither a host name nor an address")]
     BadName(String),
+}
+
+/// What to do about an error that is about certificates, behind rustls's own words.
+fn remedy(error: &rustls::Error) -> &'static str {
+    use rustls::AlertDescription as Alert;
+    use rustls::CertificateError as Bad;
+    match error {
+        rustls::Error::InvalidCertificate(Bad::UnknownIssuer | Bad::BadSignature) => {
+            ": the other side's certificate is not from an authority in our ca-cert.pem"
+        }
+        rustls::Error::InvalidCertificate(Bad::NotValidForName | Bad::NotValidForNameContext { .. }) => {
+            ": use the name that is in it, or tls-hostname=NAME in the URI"
+        }
+        rustls::Error::AlertReceived(Alert::CertificateRequired) => {
+            ": the other side wants a client-cert.pem and its client-key.pem beside our ca-cert.pem"
+        }
+        // The second is what an authority of the same name with another key comes to.
+        rustls::Error::AlertReceived(Alert::UnknownCA | Alert::DecryptError | Alert::BadCertificate) => {
+            ": our certificate is not from an authority in the other side's ca-cert.pem"
+        }
+        _ => "",
+    }
 }
 
 /// One side of a TLS connection.
@@ -104,6 +126,12 @@ impl Channel {
         }
         let left = left.len();
         room.len() - left
+    }
+
+    /// Appends all ciphertext to be sent to `out`.
+    pub(crate) fn append_ciphertext(&mut self, out: &mut Vec<u8>) {
+        // A vector takes everything and has no errors.
+        while self.connection.wants_write() && self.connection.write_tls(out).is_ok_and(|bytes| bytes > 0) {}
     }
 
     /// Says good-bye (`close_notify`), once; nothing can be written any more.

@@ -1,7 +1,7 @@
 //! An export as a device, with what drives it and what it is measured by; and our own server at a path of choice.
 
 use super::PATIENCE;
-use nbd_server::client::{Address, ConnectOptions, NbdDev, NbdOptions, NbdUri};
+use nbd_server::client::{Address, ConnectError, ConnectOptions, NbdDev, NbdOptions, NbdUri};
 use nbd_server::engine::Devices;
 use nbd_server::export::{Export, ExportId};
 use nbd_server::listen::{ListenAddr, Listener};
@@ -45,8 +45,13 @@ pub struct Bench {
 
 impl Bench {
     pub fn on(path: &Path) -> Bench {
+        Bench::of(&unix(path, ""), &options(false, true, 1)).unwrap()
+    }
+
+    pub fn of(uri: &NbdUri, options: &NbdOptions) -> Result<Bench, ConnectError> {
         let ring = new_ring();
-        Bench { dev: Checked::new(open(path, &ring)), ring, last_tag: 0, done: Vec::new() }
+        let dev = Checked::new(NbdDev::open(uri, &ring, options)?);
+        Ok(Bench { dev, ring, last_tag: 0, done: Vec::new() })
     }
 
     pub fn submit(&mut self, op: Op, limit: Duration) -> Tag {
@@ -179,13 +184,22 @@ impl BlockDev for Drive {
 
 /// Our own server at a path of the test's choice.
 pub fn serve(path: &Path, platter: &Platter) -> Reactor<Devices> {
-    let listener = Listener::bind(&ListenAddr::Unix(path.to_owned())).unwrap();
+    serve_at(Listener::bind(&ListenAddr::Unix(path.to_owned())).unwrap(), None, platter)
+}
+
+/// Our own server, with these certificates if it has any.
+pub fn serve_at(
+    listener: Listener,
+    certificates: Option<nbd_server::tls::ServerTls>,
+    platter: &Platter,
+) -> Reactor<Devices> {
     let reactor = Reactor::spawn(ReactorConfig::small(), |_| Ok(Devices::new())).unwrap();
     let drive = Drive { platter: platter.clone(), queued: Vec::new() };
     let add = move |host: &mut nbd_server::reactor::Host<Devices>| {
         let geometry = host.engine_mut().insert(ExportId(1), Box::new(drive));
         let (id, name, description) = (ExportId(1), "vol".to_owned(), String::new());
         host.add_export(Export { id, name, description, geometry, byte_granular: false }).unwrap();
+        host.set_certificates(certificates);
         host.add_listener(listener).unwrap();
     };
     reactor.handle().call(add).unwrap();
