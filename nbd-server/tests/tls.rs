@@ -10,9 +10,11 @@ use common::samples::Authority;
 use common::tls::{TlsStream, ask, greet, reply};
 use common::{Server, be, option, request};
 use nbd_server::ram::RamDisk;
-use nbd_server::tls::{ClientCerts, TlsMode};
+use nbd_server::reactor::{ClientLimits, ReactorConfig};
+use nbd_server::tls::{ClientCerts, ClientTls, TlsMode};
 use std::io::{Read, Write};
 use std::path::PathBuf;
+use std::time::Duration;
 use tempfile::TempDir;
 
 const ACK: u32 = 1;
@@ -23,9 +25,13 @@ const ERR_TLS_REQD: u32 = 0x8000_0005;
 
 /// A server, a place where TLS is in this mode, and the folder of its certificates, which are a client's too.
 fn serve(mode: TlsMode, clients: ClientCerts) -> (Server, PathBuf, TempDir) {
+    serve_with(ReactorConfig::small(), mode, clients)
+}
+
+fn serve_with(config: ReactorConfig, mode: TlsMode, clients: ClientCerts) -> (Server, PathBuf, TempDir) {
     let dir = tempfile::tempdir().unwrap();
     Authority::new().trusted_in(dir.path()).server_in(dir.path()).client_in(dir.path());
-    let server = Server::start(RamDisk::new(8 << 20));
+    let server = Server::with(config, RamDisk::new(8 << 20));
     let path = server.listen_with_tls(dir.path(), mode, clients);
     (server, path, dir)
 }
@@ -146,6 +152,46 @@ fn clear_bytes_behind_starttls_are_never_taken_for_encrypted_ones() {
         // At most an alert.
         assert!(told.is_empty() || told[0] == 0x15, "{told:?}");
     }
+    server.wait_until_idle();
+}
+
+/// Silent behind STARTTLS, in the middle of the hello, and before the first option; and a byte now and then.
+#[test]
+fn a_handshake_that_stalls_inside_tls_is_cut_at_its_limit() {
+    let handshake_timeout = Duration::from_millis(300);
+    let clients = ClientLimits { handshake_timeout, ..Default::default() };
+    let (server, path, dir) =
+        serve_with(ReactorConfig { clients, ..ReactorConfig::small() }, TlsMode::Require, ClientCerts::No);
+    let mut chosen = attach(&path, &dir, 4096);
+    let mut hello = [0; 4096];
+    let tls = ClientTls::from_dir(Some(dir.path())).unwrap();
+    let bytes = tls.channel("localhost").unwrap().take_ciphertext(&mut hello);
+    let silent = [0, 5, bytes - 1, bytes].map(|sent| {
+        let mut socket = greet(&path);
+        assert_eq!(ask(&mut socket, 5, b"").unwrap().0, ACK);
+        socket.write_all(&hello[..sent]).unwrap();
+        socket
+    });
+    let agreed = TlsStream::connect(&path, dir.path(), 4096);
+    let mut dripping = greet(&path);
+    assert_eq!(ask(&mut dripping, 5, b"").unwrap().0, ACK);
+    // A record of handshake that is announced as long and never complete: nothing but the limit can end it.
+    let long = [&[0x16, 3, 1, 0x40, 0, 1, 0, 0x3f, 0xfc][..], &[0; 16_000]].concat();
+    let cut = long.iter().any(|byte| {
+        std::thread::sleep(Duration::from_millis(5));
+        dripping.write_all(&[*byte]).is_err()
+    });
+    assert!(cut);
+    for mut socket in silent {
+        // It ends; what the server has said until then is of no interest.
+        drop(socket.read_to_end(&mut Vec::new()));
+        drop(socket.write_all(&[0; 4096]));
+        assert!(socket.write_all(&[0]).is_err());
+    }
+    drop((agreed, dripping));
+    chosen.write_all(&request(0, 0, 1, 0, 512)).unwrap();
+    read_simple(&mut chosen, 512);
+    drop(chosen);
     server.wait_until_idle();
 }
 
