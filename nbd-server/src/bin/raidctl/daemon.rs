@@ -75,6 +75,7 @@ impl Daemon {
         let limits = StopLimits { clients: drain, devices: DEVICES_LIMIT };
         let estate = Estate {
             listen: places.listen.iter().map(|listener| listener.addr().to_string()).collect(),
+            tls: crate::tls::modes(&places.listen),
             // Beside the steps of the stop, the kernel has to let go of the devices.
             release_within: limits.clients + 4 * DEVICES_LIMIT,
             serve_within: SERVE_WITHIN,

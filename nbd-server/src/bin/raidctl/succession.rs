@@ -14,6 +14,7 @@ use crate::report::StatusReport;
 use crate::signals::Wish;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -75,6 +76,8 @@ fn has_ended(process: &OwnedFd) -> bool {
 pub struct Estate {
     /// Where it listens, as `--listen` takes it.
     pub listen: Vec<String>,
+    /// Of these, where TLS is not off, and what it is.
+    pub tls: BTreeMap<String, String>,
     /// How long it may take to let go.
     pub release_within: Duration,
     /// How long it then waits.
@@ -92,6 +95,7 @@ impl Estate {
             arrays: ArrayName::all(report),
             devices: devices_in_use(report),
             listen: self.listen.clone(),
+            tls: self.tls.clone(),
             release_within_s: self.release_within.as_secs(),
             serve_within_s: self.serve_within.as_secs(),
             watchdog_us: self.watchdog.and_then(|interval| u64::try_from(interval.as_micros()).ok()),

@@ -68,6 +68,11 @@ impl Takeover {
         self.offer.listen.iter().any(|offered| *offered == place.to_string())
     }
 
+    /// Where the daemon listens.
+    pub fn places(&self) -> Outcome<Vec<ListenAddr>> {
+        self.offer.listen.iter().map(|place| place.parse().map_err(Failure::new)).collect()
+    }
+
     /// `devices` and those that the daemon uses beside them: what was added to an array since it was started.
     pub fn with_devices_in_use(&self, devices: &[PathBuf]) -> Vec<PathBuf> {
         let mut all = devices.to_vec();

@@ -5,6 +5,7 @@ use clap::Args;
 use nbd_server::listen::{ListenAddr, Listener};
 use nbd_server::tls::{ClientCerts, ServerTls, TlsMode};
 use serde::Deserialize;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// The options of `serve` about TLS.
@@ -67,6 +68,20 @@ impl Tls {
         said.unwrap_or(usual)
     }
 
+    /// Takes on what the daemon before did, where nothing is said: a word that is forgotten opens nothing.
+    pub fn inherit(&mut self, modes: &BTreeMap<String, String>) -> Outcome<()> {
+        for (place, mode) in modes {
+            let place: ListenAddr = place.parse().map_err(Failure::new)?;
+            let mode = mode.parse().map_err(Failure::new)?;
+            let is_said = self.of_place.iter().any(|(of, _)| *of == place)
+                || (matches!(place, ListenAddr::Tcp(_)) && self.of_tcp.is_some());
+            if !is_said {
+                self.of_place.push((place, mode));
+            }
+        }
+        Ok(())
+    }
+
     /// A socket with what clients do there.
     pub fn over(&self, socket: Listener) -> Listener {
         let mode = self.mode_at(socket.addr());
@@ -74,12 +89,11 @@ impl Tls {
     }
 
     /// Refuses what cannot be meant: TLS without certificates, and certificates without TLS.
-    pub fn check(&self, listen: &[Listener]) -> Outcome<()> {
-        let used = listen.iter().find(|listener| listener.tls() != TlsMode::Off);
+    pub fn check<'a>(&self, mut places: impl Iterator<Item = (&'a ListenAddr, TlsMode)>) -> Outcome<()> {
+        let used = places.find(|(_, mode)| *mode != TlsMode::Off);
         match (used, &self.certificates) {
-            (Some(listener), None) => Err(Failure::usage(format!(
-                "{} is to use TLS, and there are no certificates: say --tls-certificates DIR",
-                listener.addr()
+            (Some((place, _)), None) => Err(Failure::usage(format!(
+                "{place} is to use TLS, and there are no certificates: say --tls-certificates DIR"
             ))),
             (None, _)
                 if self.certificates.is_some() || self.of_tcp.is_some_and(|mode| mode != TlsMode::Off) =>
@@ -108,6 +122,12 @@ impl Tls {
         let read = self.folder.as_ref().map(|folder| ServerTls::from_dir(folder, self.clients));
         read.transpose().map_err(Failure::new)
     }
+}
+
+/// The modes of `listen`, in words; places without TLS are left out.
+pub fn modes(listen: &[Listener]) -> BTreeMap<String, String> {
+    let used = listen.iter().filter(|listener| listener.tls() != TlsMode::Off);
+    used.map(|listener| (listener.addr().to_string(), listener.tls().to_string())).collect()
 }
 
 #[cfg(test)]
@@ -141,12 +161,25 @@ mod tests {
     }
 
     #[test]
+    fn where_nothing_is_said_a_place_keeps_the_mode_it_had() {
+        let places = ["tcp:127.0.0.1:7", "tcp:127.0.0.1:8", "unix:/x"];
+        let before = places.map(|place| (place.to_owned(), "require".to_owned())).into();
+        for (words, of_tcp) in [("", TlsMode::Require), ("--tls=off", TlsMode::Off)] {
+            let mut tls = tls(words, "").unwrap();
+            tls.inherit(&before).unwrap();
+            let modes = places.map(|place| tls.mode_at(&place.parse().unwrap()));
+            assert_eq!(modes, [TlsMode::Allow, of_tcp, TlsMode::Require]);
+        }
+    }
+
+    #[test]
     fn what_cannot_be_meant_is_refused() {
-        let listen = |mode| vec![Listener::bind(&"tcp:127.0.0.1:0".parse().unwrap()).unwrap().with_tls(mode)];
+        let place = "tcp:127.0.0.1:9".parse().unwrap();
+        let listen = |mode| std::iter::once((&place, mode));
         let (bare, wanted) = (tls("", "").unwrap(), tls("--tls=require", "").unwrap());
-        assert!(bare.check(&listen(TlsMode::Off)).is_ok());
-        assert!(bare.check(&listen(TlsMode::Allow)).unwrap_err().to_string().contains("--tls-certificates"));
-        assert!(wanted.check(&listen(TlsMode::Off)).unwrap_err().to_string().contains("no address uses it"));
+        assert!(bare.check(listen(TlsMode::Off)).is_ok());
+        assert!(bare.check(listen(TlsMode::Allow)).unwrap_err().to_string().contains("--tls-certificates"));
+        assert!(wanted.check(listen(TlsMode::Off)).unwrap_err().to_string().contains("no address uses it"));
         assert_eq!(tls("", "mode = 'maybe'").unwrap_err().exit_status(), 2);
         let missing = tls("--tls-certificates /nonexistent", "").unwrap().reread().unwrap_err();
         assert!(missing.to_string().contains("/nonexistent/server-cert.pem is not there"), "{missing}");

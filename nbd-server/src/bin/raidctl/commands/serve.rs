@@ -45,7 +45,7 @@ fn start(args: &ServeArgs, config: ServeConfig, activation: Activation) -> Outco
     tls.reread()?;
     listen = listen.into_iter().map(|socket| tls.over(socket)).collect();
     bind_others(&mut listen, &places, &tls)?;
-    tls.check(&listen)?;
+    tls.check(listen.iter().map(|socket| (socket.addr(), socket.tls())))?;
     let control = match control {
         Some(control) => control,
         None => OwnedSocket::bind(&config.control.unwrap_or_else(default_control))?,
@@ -91,12 +91,18 @@ fn take_over(args: &ServeArgs, config: ServeConfig, activation: Activation) -> O
         activation.listen.into_iter().filter(|socket| !takeover.has(socket.addr())).collect();
     let mut tls = config.tls;
     tls.reread()?;
+    tls.inherit(&takeover.offer().tls)?;
     listen = listen.into_iter().map(|socket| tls.over(socket)).collect();
     let mut of_manager = addresses(&listen);
     let others: Vec<ListenAddr> =
         config.listen.iter().filter(|place| !takeover.has(place)).cloned().collect();
     bind_others(&mut listen, &others, &tls)?;
     let required = takeover.offer().arrays.clone();
+    let had = takeover.places()?;
+    // A place that is not configured may be the service manager's, and then it is kept.
+    let kept = had.iter().filter(|place| tls.certificates().is_some() || keeps(&config.listen, place));
+    let kept = kept.map(|place| (place, tls.mode_at(place)));
+    tls.check(listen.iter().map(|socket| (socket.addr(), socket.tls())).chain(kept))?;
 
     let inheritance = takeover.release()?;
     let mut owned: Vec<bool> = listen.iter().map(Listener::owns_file).collect();
@@ -104,7 +110,7 @@ fn take_over(args: &ServeArgs, config: ServeConfig, activation: Activation) -> O
     for (socket, passed) in inheritance.listen {
         if passed.of_manager {
             of_manager.push(socket.addr().clone());
-        } else if !config.listen.is_empty() && !config.listen.contains(socket.addr()) {
+        } else if !keeps(&config.listen, socket.addr()) {
             closed.push((socket, passed.owns_file));
             continue;
         }
@@ -128,6 +134,11 @@ fn take_over(args: &ServeArgs, config: ServeConfig, activation: Activation) -> O
         socket.own_file(own);
     }
     Ok(daemon)
+}
+
+/// True if a place of the daemon before is listened at further, as the configuration has it.
+fn keeps(configured: &[ListenAddr], place: &ListenAddr) -> bool {
+    configured.is_empty() || configured.contains(place)
 }
 
 fn addresses(listen: &[Listener]) -> Vec<ListenAddr> {

@@ -14,6 +14,7 @@ use rustix::net::{
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, IoSlice, IoSliceMut, Write};
 use std::mem::MaybeUninit;
@@ -72,8 +73,11 @@ pub struct Offer {
     pub arrays: Vec<ArrayName>,
     /// The devices of those, those added since it was started included.
     pub devices: Vec<String>,
-    /// Where it listens, as `--listen` takes it.
+    /// Where it listens, as `--listen` takes it, without what is said of TLS.
     pub listen: Vec<String>,
+    /// Where clients may or must use TLS: the place, and `allow` or `require`.
+    #[serde(default)]
+    pub tls: BTreeMap<String, String>,
     /// How long it may take to let go.
     pub release_within_s: u64,
     /// How long it then waits for `serving` before it takes everything back.
