@@ -1,43 +1,55 @@
 #!/bin/bash
 # Compares raidctl with nbdkit and qemu-nbd as servers: fio's nbd engine, unix socket, the same disks, one run.
-# Prints one table. See --help; docs/PERFORMANCE.md has results and how to read them.
+# Prints a table for each section; those beside the servers are in benches/nbd/. See --help; docs/PERFORMANCE.md has results and how to read them.
 set -euo pipefail
 cd "$(dirname "$(realpath "$0")")/.."
 
 usage() {
     cat <<'END'
-usage: benches/nbd.sh [--quick] [--memory DIR] [--disk DIR] [--only memory|disk] [--levels "0 1 5 10"]
+usage: benches/nbd.sh [--quick] [--memory DIR] [--disk DIR] [--only SECTION]... [--levels "0 1 5 10"]
 
-  --quick         one short run of each instead of the median of three
+  --quick         one short run of each instead of the median of three (five where runs are compared in pairs)
   --memory DIR    where the members in memory are (default /dev/shm)
   --disk DIR      where the members on a disk are (default target/; about 3 GiB are needed in each place)
-  --only PLACE    one place instead of both
-  --levels LIST   the RAID levels to measure
+  --only SECTION  this section alone; may be given several times
+  --levels LIST   the RAID levels to measure in the sections memory and disk
 
-For each server and each of four loads: IOPS or MiB/s (median, and the spread of the runs in percent), the ratio to
-`nbdkit file` on one file in the same place, and the CPU time of the server for each I/O, in microseconds, by
+Sections, each with a table in Markdown:
+
+  memory, disk    raidctl, nbdkit and qemu-nbd as servers of the same place
+  tls             the same copies over loopback TCP in clear and over TLS, raidctl and nbdkit
+  idle            an active client alone and beside 1,000 idle connections
+  sparse          reads of data that is not zero, with and without the search for holes
+  members         an array of files, and of the same files exported by nbdkit
+
+In memory and disk, for each server and each of four loads: IOPS or MiB/s (median, and the spread of the runs in percent),
+the ratio to `nbdkit file` on one file in the same place, and the CPU time of the server for each I/O, in microseconds, by
 /proc/PID/stat (user + system; what the kernel does for a server in its own threads counts for none of them).
 On a disk, nbdkit and its like answer from the page cache, where raidctl and qemu-nbd use O_DIRECT.
-Needs fio, nbdkit, qemu-utils and libnbd-bin. Takes about five minutes; with --quick about two.
+Needs fio, nbdkit, qemu-utils, libnbd-bin, openssl and jq. Takes about ten minutes; with --quick about three.
 END
 }
 
-members=4 member_mib=320 region_mib=256 runs=3 run_ms=1500
-places="memory disk" levels="0 1 5 10"
+members=4 member_mib=320 region_mib=256 runs=3 pairs=5 run_ms=1500
+sections="memory disk tls idle sparse members" only="" levels="0 1 5 10"
 declare -A parent=([memory]=/dev/shm [disk]=${CARGO_TARGET_DIR:-target})
 while (($#)); do
     case $1 in
-        --quick) runs=1; shift ;;
+        --quick) runs=1 pairs=1; shift ;;
         --memory) parent[memory]=$2; shift 2 ;;
         --disk) parent[disk]=$2; shift 2 ;;
-        --only) places=$2; shift 2 ;;
+        --only) only+=" $2"; shift 2 ;;
         --levels) levels=$2; shift 2 ;;
         --help) usage; exit 0 ;;
         *) usage >&2; exit 2 ;;
     esac
 done
+for section in $only; do
+    [[ " $sections " == *" $section "* ]] || { echo "no section $section; there are: $sections" >&2; exit 2; }
+done
+sections=${only:-$sections}
 export PATH=$PATH:/usr/sbin:/sbin
-for program in fio nbdkit qemu-nbd nbdinfo jq; do
+for program in fio nbdkit qemu-nbd nbdinfo nbdcopy openssl jq; do
     command -v "$program" >/dev/null || { echo "no program $program; ./test installs it" >&2; exit 1; }
 done
 
@@ -47,10 +59,17 @@ if [[ -z $raidctl ]]; then
     raidctl=$(realpath "${CARGO_TARGET_DIR:-target}")/release/raidctl
 fi
 
-scratch=() server=
+scratch=() server="" backend=""
 clean_up() {
     stop_server
+    stop_backend
     rm -rf "${scratch[@]}"
+}
+stop_backend() {
+    local front=$server
+    server=$backend backend=""
+    stop_server
+    server=$front
 }
 stop_server() {
     [[ -n $server ]] || return 0
@@ -69,10 +88,10 @@ loads=(
     "rand write 4K|--rw=randwrite --bs=4k --iodepth=32|IOPS"
 )
 
-# The time the server has been on a processor, in ticks (fields 14 and 15, behind the name in parentheses).
+# The time a process (the server) has been on a processor, in ticks (fields 14 and 15, behind the name in parentheses).
 ticks() {
     local stat
-    stat=$(<"/proc/$server/stat")
+    stat=$(<"/proc/${1:-$server}/stat")
     # shellcheck disable=SC2086 # the fields are to be split
     set -- ${stat##*) }
     echo $((${12} + ${13}))
@@ -172,6 +191,34 @@ prepare() {
     sync
 }
 
+# The middle of the numbers on stdin, one a line.
+median() {
+    sort -g | awk '{ value[NR] = $1 } END { print value[int((NR + 1) / 2)] }'
+}
+
+# Serves a fresh array of level $2 over devices $3... at $1 (as --listen takes it, with further options of serve).
+serve_array() {
+    local listen=$1 level=$2
+    shift 2
+    "$raidctl" create "bench$level" --level "$level" --chunk 64K --assume-clean --force "$@" >/dev/null
+    # shellcheck disable=SC2086 # options are words
+    RAIDCTL_CONTROL=$work/control.sock "$raidctl" serve --listen $listen "$@" >"$work/log" 2>&1 &
+    server=$!
+}
+
+# A TCP port of 127.0.0.1 that nobody listens at.
+free_port() {
+    local port
+    for _ in {1..100}; do
+        port=$((20000 + RANDOM % 20000))
+        if ! (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then
+            echo "$port"
+            return
+        fi
+    done
+    return 1
+}
+
 table() {
     local units="" load unit
     for load in "${loads[@]}"; do
@@ -201,8 +248,9 @@ table() {
             cpu[key, $3] = cpu[key, $3] " " $6
         }
         END {
-            row = "%-7s %-18s %-20s %10s %-6s %7s %9s %10s %9s\n"
+            row = "| %-6s | %-17s | %-13s | %7s %-5s | %6s | %9s | %9s | %9s |\n"
             printf row, "place", "server", "load", "rate", "", "spread", "to nbdkit", "CPU us/IO", "to nbdkit"
+            print "|---|---|---|---|---|---|---|---|"
             for (p = 1; p <= nplaces; p++) for (l = 1; l <= nloads; l++) for (i = 1; i <= count; i++) {
                 split(order[i], name, FS); key = order[i]; base = name[1] FS "nbdkit file"; load = loads[l]
                 if (name[1] != place[p]) continue
@@ -217,23 +265,53 @@ table() {
         }' "$results"
 }
 
+# The servers beside each other, in the places in $1.
+section_servers() {
+    local place run
+    # The rounds of all servers alternate, so that a disturbance of the machine hits all of them.
+    for ((run = 0; run < runs; run++)); do
+        for place in $1; do round "$place" "${directory[$place]}"; done
+    done
+    sort -u "$notes"
+    table
+}
+
 here=$(mktemp -d)
 scratch+=("$here")
 results=$here/results notes=$here/notes
 touch "$results" "$notes"
 declare -A directory
-for place in $places; do
+servers="" prepared=memory
+for section in $sections; do
+    case $section in
+        memory | disk) servers+=" $section" ;;
+    esac
+    case $section in
+        disk) prepared="memory disk" ;;
+    esac
+done
+for place in $prepared; do
     mkdir -p "${parent[$place]}"
     directory[$place]=$(mktemp -d "$(realpath "${parent[$place]}")/raidbench.XXXXXX")
     scratch+=("${directory[$place]}")
     prepare "${directory[$place]}"
 done
-# The rounds of all servers alternate, so that a disturbance of the machine hits all of them.
-for ((run = 0; run < runs; run++)); do
-    for place in $places; do round "$place" "${directory[$place]}"; done
-done
 
 echo "$(nproc) CPUs, $(uname -r), $(nbdkit --version), $(qemu-nbd --version | head -n1), fio $(fio --version)"
-echo "$members members of $member_mib MiB, chunk 64K, loads on the first $region_mib MiB, median of $runs runs of $run_ms ms"
-sort -u "$notes"
-table
+echo "$members members of $member_mib MiB, chunk 64K, loads on the first $region_mib MiB, median of $runs runs of $run_ms ms ($pairs in pairs)"
+if [[ -n $servers ]]; then
+    printf '\n### Servers\n\n'
+    section_servers "$servers"
+fi
+work=${directory[memory]}
+for section in $sections; do
+    case $section in
+        memory | disk) ;;
+        *)
+            printf '\n### %s\n\n' "${section^}"
+            # shellcheck disable=SC1090 # one file a section
+            source "benches/nbd/$section.sh"
+            "section_$section"
+            ;;
+    esac
+done
