@@ -41,6 +41,10 @@ pub const MAX_EXPORTS: usize = 1024;
 /// Rules of who may use one export.
 pub const MAX_ACCESS_RULES: usize = 256;
 
+/// Most connections a reactor can be configured to serve: each may leave a receive and a send in the kernel for as long
+/// as its client likes, and its ring has room for all of them beside what disks do.
+pub const MAX_CONNECTIONS: usize = 31_000;
+
 /// Connections a reactor serves, unless configured otherwise; further ones wait in the listen queue. An idle one
 /// costs a descriptor, [`SMALL_RECEIVE_BYTES`] of the slab and about a kilobyte more.
 pub const DEFAULT_CONNECTIONS: usize = 4096;
@@ -202,4 +206,6 @@ const _: () = assert!(MAX_DRAIN_BYTES > MAX_REQUEST_BYTES);
 const _: () =
     assert!(MAX_OPTION_BYTES > MAX_STRING_BYTES + 64 && MAX_OPTION_BYTES as u64 <= MAX_HANDSHAKE_BYTES);
 const _: () = assert!(REQUEST_TIMEOUT.as_secs() > raidcore::limits::DEFAULT_DEADLINE.as_secs());
-const _: () = assert!(DEFAULT_CONNECTIONS < u16::MAX as usize && CONNECTION_QUEUE_DEPTH <= u16::MAX as u32);
+const _: () = assert!(DEFAULT_CONNECTIONS <= MAX_CONNECTIONS && MAX_CONNECTIONS < u16::MAX as usize);
+const _: () = assert!(CONNECTION_QUEUE_DEPTH <= u16::MAX as u32);
+const _: () = assert!(2 * MAX_CONNECTIONS + MAX_LISTENERS <= raidcore::uring::MAX_STANDING as usize);

@@ -8,6 +8,7 @@ use common::{Client, PATIENCE, Server, open, request};
 use nbd_server::ram::RamDisk;
 use nbd_server::reactor::{ClientLimits, ReactorConfig};
 use raidcore::dev::{BlockDev, Completion, Geometry, Request, Tag};
+use raidcore::uring::RingConfig;
 use std::io::{Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -159,6 +160,23 @@ fn requests_of_a_client_are_bounded_over_all_of_its_connections_and_all_are_answ
     }
     assert_eq!(other.answer(|_| 512).error, 0);
     assert_eq!(most.load(Ordering::Relaxed), 4, "three of one, one of the other");
+}
+
+/// The receives of some 1,980 quiet connections filled the ring, and no disk and no other client got anything done
+/// until they left. Here a small ring and 300 connections do the same.
+#[test]
+fn quiet_connections_leave_room_in_the_ring_for_those_that_work() {
+    let ring = RingConfig { entries: 32, ..RingConfig::default() };
+    let config = ReactorConfig { ring, max_connections: 400, ..ReactorConfig::small() };
+    let server = Server::with(config, RamDisk::new(8 * MIB));
+    let mut works = server.connect(false);
+    let quiet: Vec<_> = (0..300).map(|_| server.connect(false)).collect();
+    for cookie in 0..10 {
+        works.send(&request(0, READ, cookie, 0, 512));
+        assert_eq!(works.answer(|_| 512).error, 0);
+    }
+    drop(quiet);
+    server.wait_for("the quiet ones to be gone", |host| host.connections().len() == 1);
 }
 
 /// Each of these seemed to move: the one by asking for more while it took no replies, the other by sending a byte

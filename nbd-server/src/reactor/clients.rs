@@ -48,16 +48,22 @@ impl Default for ClientLimits {
 
 impl ClientLimits {
     /// What about them cannot work.
-    pub(super) fn trouble(&self) -> Option<&'static str> {
-        let times = [Some(self.handshake_timeout), self.idle_timeout, Some(self.dead_peer_timeout)];
+    pub(super) fn trouble(&self) -> Option<String> {
+        let times = [
+            ("handshake_timeout", Some(self.handshake_timeout)),
+            ("idle_timeout", self.idle_timeout),
+            ("dead_peer_timeout", Some(self.dead_peer_timeout)),
+        ];
+        let is_wrong = |time: Duration| time.is_zero() || time > MAX_TIMEOUT;
+        let wrong = times.iter().find(|(_, time)| time.is_some_and(is_wrong));
         if self.connections == 0 || self.requests == 0 {
-            Some("a client needs at least one connection and one request")
+            Some("a client needs at least one connection and one request".to_owned())
         } else if self.bytes < SMALL_SHARE_BYTES {
-            Some("a client needs at least 1 MiB")
-        } else if times.iter().flatten().any(|time| time.is_zero() || *time > MAX_TIMEOUT) {
-            Some("a timeout of a client must be more than zero and at most a week")
+            Some("a client needs at least 1 MiB".to_owned())
+        } else if let Some((name, _)) = wrong {
+            Some(format!("{name} must be more than zero and at most a week"))
         } else if self.dead_peer_timeout < Duration::from_secs(5) {
-            Some("a peer must be silent for at least 5 s before it is taken for dead")
+            Some("dead_peer_timeout must be at least 5 s".to_owned())
         } else {
             None
         }

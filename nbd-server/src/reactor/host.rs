@@ -15,7 +15,7 @@ use crate::access::{Access, Peer};
 use crate::conn::{Conn, Context, ExportState, Pool, Traffic};
 use crate::engine::Engine;
 use crate::export::{Export, ExportError, ExportId, Exports};
-use crate::limits::{LARGE_RECEIVE_BYTES, MAX_LISTENERS, SMALL_RECEIVE_BYTES};
+use crate::limits::{LARGE_RECEIVE_BYTES, MAX_CONNECTIONS, MAX_LISTENERS, SMALL_RECEIVE_BYTES};
 use crate::listen::Listener;
 use crate::tls::ServerTls;
 use raidcore::buf::Slab;
@@ -104,13 +104,19 @@ struct Place {
     conn: Conn,
 }
 
+/// Operations that clients may leave in the kernel for as long as they like: a receive and a send for each connection,
+/// an accept for each listener.
+pub(super) fn standing(config: &ReactorConfig) -> u32 {
+    (2 * config.max_connections.min(MAX_CONNECTIONS) + MAX_LISTENERS) as u32
+}
+
 /// Refuses what cannot work.
 pub(super) fn check(config: &ReactorConfig) -> Result<(), SpawnError> {
-    let most = usize::from(u16::MAX) - 1;
+    let most = MAX_CONNECTIONS;
     let total: usize = config.slab.classes.iter().map(|class| class.block_bytes * class.blocks).sum();
     let receives = config.max_connections.saturating_mul(SMALL_RECEIVE_BYTES);
     if config.max_connections == 0 || config.max_connections > most {
-        return Err(SpawnError::Config(format!("max_connections must be 1 to {most}")));
+        return Err(SpawnError::Config(format!("connections must be 1 to {most}")));
     }
     if receives > total / 4 {
         let why = format!(
@@ -124,7 +130,7 @@ pub(super) fn check(config: &ReactorConfig) -> Result<(), SpawnError> {
         return Err(SpawnError::Config("name or a timeout is not usable".to_owned()));
     }
     match config.clients.trouble() {
-        Some(trouble) => Err(SpawnError::Config(trouble.to_owned())),
+        Some(trouble) => Err(SpawnError::Config(trouble)),
         None => Ok(()),
     }
 }

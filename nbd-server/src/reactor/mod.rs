@@ -269,7 +269,8 @@ fn begin(config: &ReactorConfig) -> Result<Io, SpawnError> {
     let clock = Clock::monotonic();
     clock.refresh();
     let slab = Slab::new(&config.slab)?;
-    let ring = Ring::new(&config.ring, &clock, &slab)?;
+    let standing = config.ring.standing.saturating_add(host::standing(config));
+    let ring = Ring::new(&RingConfig { standing, ..config.ring.clone() }, &clock, &slab)?;
     tracing::info!(features = %ring.features(), "reactor starts");
     Ok(Io { ring, slab, clock })
 }

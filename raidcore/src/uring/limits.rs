@@ -12,6 +12,10 @@ pub const CQ_PER_SQ: u32 = 8;
 /// Largest submission queue the kernel takes (IORING_MAX_ENTRIES).
 pub const MAX_SQ_ENTRIES: u32 = 32768;
 
+/// Most operations that a ring keeps room for without end: with what the default submission queue adds, the largest
+/// completion queue the kernel takes.
+pub const MAX_STANDING: u32 = 2 * MAX_SQ_ENTRIES - SQ_ENTRIES * CQ_PER_SQ;
+
 /// Most cancellations in the kernel at once; their completions need room in the completion queue as well.
 pub const MAX_CANCELS: u32 = 64;
 

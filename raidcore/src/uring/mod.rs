@@ -53,6 +53,7 @@ mod waker;
 
 pub use file::File;
 pub use identity::{DeviceId, files_below, identify};
+pub use limits::MAX_STANDING;
 pub use open::{OpenError, OpenHow, Warning};
 pub use port::{Event, EventMemory, Outcome, Port, SendPart, SharedFd};
 pub use ring::Ring;

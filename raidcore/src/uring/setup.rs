@@ -3,7 +3,7 @@
 //! Nothing here is fatal but the absence of io_uring itself. What was obtained is told by [`RingFeatures`].
 #![allow(unsafe_code)] // registers the slab's memory with the kernel
 
-use super::limits::{CQ_PER_SQ, MAX_SQ_ENTRIES, MIN_SQ_ENTRIES, REGISTERED_FILES, SQ_ENTRIES};
+use super::limits::{CQ_PER_SQ, MAX_SQ_ENTRIES, MAX_STANDING, MIN_SQ_ENTRIES, REGISTERED_FILES, SQ_ENTRIES};
 use crate::buf::Slab;
 use io_uring::IoUring;
 use std::fmt;
@@ -15,6 +15,9 @@ pub struct RingConfig {
     /// Submission queue entries, brought into 32 to 32768 and up to a power of two; the completion queue has eight times as many,
     /// as far as the kernel allows.
     pub entries: u32,
+    /// Operations that may stay in the kernel for as long as they like, such as the receives of quiet connections:
+    /// the completion queue gets room for them on top. Without it they would leave none to disks.
+    pub standing: u32,
     /// Files to register, 0 for none.
     pub registered_files: u32,
     /// Register the slab's memory: saves pinning pages at each O_DIRECT operation, at the price of locked memory.
@@ -27,6 +30,7 @@ impl Default for RingConfig {
     fn default() -> RingConfig {
         RingConfig {
             entries: SQ_ENTRIES,
+            standing: 0,
             registered_files: REGISTERED_FILES,
             fixed_buffers: true,
             defer_taskrun: true,
@@ -93,7 +97,7 @@ fn open(config: &RingConfig, entries: u32) -> io::Result<(IoUring, RingFeatures)
             continue;
         }
         let mut builder = IoUring::builder();
-        builder.setup_cqsize(entries * CQ_PER_SQ).setup_clamp();
+        builder.setup_cqsize(entries * CQ_PER_SQ + config.standing.min(MAX_STANDING)).setup_clamp();
         if wish.defer_taskrun {
             builder.setup_single_issuer().setup_defer_taskrun();
         }

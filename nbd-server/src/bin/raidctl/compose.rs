@@ -225,6 +225,11 @@ fn open_house(
         return Err(Failure::new(format!("{missing} could not be started: the log says why")));
     }
     let exports = host.engine().exports();
+    let names: Vec<String> = exports.iter().map(|export| export.name.clone()).collect();
+    if let Some(name) = plan.policy.unprotected(&names) {
+        let there = names.join(", ");
+        return Err(Failure::new(format!("--read-only={name}: there is no such export, only {there}")));
+    }
     for export in &exports {
         let description = plan.policy.description_of(&export.name).to_string();
         host.add_export(Export { description, ..export.clone() }).map_err(Failure::new)?;

@@ -188,7 +188,7 @@ mod tests {
             ("[export.vol0]\nallow = ['unix:user=no such']", "no such"),
             ("[limits]\nidle_timeout = 'soon'", "limits.idle_timeout"),
             ("[limits]\nbytes_per_client = '1X'", "limits.bytes_per_client"),
-            ("[limits]\nconnections = 0", "max_connections"),
+            ("[limits]\nconnections = 0", "connections must be 1 to"),
             ("[limits]\nhandshake_timeout = '0s'", "timeout"),
         ];
         for (lines, named) in cases {

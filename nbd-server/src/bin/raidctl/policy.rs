@@ -40,6 +40,8 @@ pub struct Policy {
     exports: BTreeMap<String, ExportPolicy>,
     /// Nobody writes anything.
     all_read_only: bool,
+    /// What the command line makes read-only, by name.
+    read_only: Vec<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,6 +74,7 @@ impl Policy {
             match name.as_str() {
                 "" => policy.all_read_only = true,
                 name => {
+                    policy.read_only.push(name.to_string());
                     let export = policy.exports.entry(name.to_string()).or_default();
                     export.access = std::mem::take(&mut export.access).read_only();
                 }
@@ -96,6 +99,11 @@ impl Policy {
     /// What clients are told about the export of this name.
     pub fn description_of(&self, name: &str) -> &str {
         self.exports.get(name).map_or("", |export| &export.description)
+    }
+
+    /// An export that the command line makes read-only and that is not among `there`: what was meant would be writable.
+    pub fn unprotected(&self, there: &[String]) -> Option<&str> {
+        self.read_only.iter().find(|name| !there.contains(name)).map(String::as_str)
     }
 
     /// Names that are spoken of and not among `there`: misspelt, most often.
