@@ -79,7 +79,9 @@ impl Bench {
 fn requests(criterion: &mut Criterion) {
     const { assert!(DISK_BYTES >= 1 << 20) };
     let mut group = criterion.benchmark_group("array");
-    for (level, slots) in [(Level::Raid0, 4), (Level::Raid1, 2), (Level::Raid10, 4), (Level::Raid5, 5)] {
+    let levels =
+        [(Level::Raid0, 4), (Level::Raid1, 2), (Level::Raid10, 4), (Level::Raid5, 5), (Level::Raid6, 6)];
+    for (level, slots) in levels {
         for (name, len, write) in [
             ("4K read", 4096, false),
             ("4K write", 4096, true),

@@ -161,8 +161,8 @@ fn without_a_daemon_each_command_says_how_to_start_one() {
 fn what_makes_no_array_is_refused_and_nothing_is_written() {
     let disks = Disks::new(&["a", "b", "c", "d"]);
     let refused = |words: &[&str], parts: &[&str]| disks.create_refused(words, parts);
-    refused(&["v", "--level", "7", "a", "b", "c"], &["unknown level `7`", "use 0, 1, 5 or 10"]);
-    refused(&["v", "--level", "6", "a", "b", "c", "d"], &["unknown level `6`"]);
+    refused(&["v", "--level", "7", "a", "b", "c"], &["unknown level `7`", "use 0, 1, 5, 6 or 10"]);
+    refused(&["v", "--level", "6", "a", "b", "c"], &["raid6 needs at least 4 members, 3 given"]);
     refused(&["v", "--level", "five", "a", "b", "c"], &["five"]);
     refused(&["v", "--level", "5", "a", "b"], &["raid5 needs at least 3 members, 2 given"]);
     refused(&["v", "--level", "1", "a"], &["at least 2"]);
@@ -172,7 +172,7 @@ fn what_makes_no_array_is_refused_and_nothing_is_written() {
     refused(&["v", "--level", "5", "--chunk", "8G", "a", "b", "c"], &["power of two from 4K to 16M"]);
     refused(&["v", "--level", "5", "--chunk", "64KB", "a", "b", "c"], &["64KB", "64K"]);
     refused(&["v", "--level", "5", "--layout", "left", "a", "b", "c"], &["`left`", "left-symmetric"]);
-    refused(&["v", "--level", "1", "--layout", "left-symmetric", "a", "b"], &["--layout", "level 5"]);
+    refused(&["v", "--level", "1", "--layout", "left-symmetric", "a", "b"], &["--layout", "levels 5 and 6"]);
     refused(&["v", "--level", "5", "--copies", "2", "a", "b", "c"], &["--copies", "level 10"]);
     refused(&["v", "--level", "10", "--copies", "4", "a", "b", "c"], &["4 copies", "use 2 to 3"]);
     refused(&["v", "--level", "0", "--spare", "c", "a", "b"], &["spare"]);

@@ -3,7 +3,7 @@
 //! Invariant: what is told to be zeroes reads as zeroes, also when a member is lost later on. So
 //! - of copies, all that are in sync must be holes;
 //! - in a parity array the home of the data must be one, if it is in sync and its stripe's parity is right. Where
-//!   parity may be wrong, or the home is missing, the whole stripe must be holes: the XOR of zeroes is zero.
+//!   parity may be wrong, or the home is missing, the whole stripe must be holes: the parity of zeroes is zero.
 //!
 //! Stretches of members in which all have holes are taken as a whole, and those in which none has one are passed
 //! over; what is left is looked at granule by granule, up to a bound.
@@ -129,15 +129,11 @@ impl Survey {
                 return is_hole;
             }
         }
-        let (homes, spare) = match self.layout.unit_map(unit) {
-            UnitMap::Copies(homes) => {
-                let spare = homes.len() - 1;
-                (homes, spare)
-            }
-            UnitMap::Parity { mut data, parity } => {
-                data.push(parity);
-                (data, 1)
-            }
+        let map = self.layout.unit_map(unit);
+        let homes = map.homes();
+        let spare = match map {
+            UnitMap::Copies(_) => homes.len() - 1,
+            UnitMap::Parity { .. } => self.layout.parities(),
         };
         let present = homes.iter().filter_map(is_hole);
         let (mut found, mut all_holes) = (0, true);

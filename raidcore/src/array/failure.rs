@@ -81,7 +81,7 @@ impl Array {
             if self.in_doubt {
                 // The superblocks keep it in mind: what parity makes up may be wrong where it was not checked.
                 self.event(Event::ParityInDoubt);
-            } else {
+            } else if !self.has_redundancy() {
                 // A new array: what was never written is anything, and what was written has its parity.
                 self.meta.resync = None;
             }
@@ -89,6 +89,12 @@ impl Array {
         self.commit.request();
         self.look_at_health();
         self.tell_degraded();
+    }
+
+    /// True if parity tells more than the members that are missing: then it can be wrong.
+    pub(super) fn has_redundancy(&self) -> bool {
+        let lost = self.layout.all_slots().filter(|&slot| !self.is_in_sync(slot)).count();
+        lost < self.layout.parities()
     }
 
     pub(super) fn fail_array(&mut self, id: MemberId, error: &IoError) {

@@ -163,16 +163,11 @@ impl Zone {
             UnitMap::Copies(homes) => {
                 self.of_copies(homes.iter().filter(|home| self.is_readable(home.slot)).count())
             }
-            UnitMap::Parity { data, parity } => {
-                let unreadable =
-                    data.iter().chain([&parity]).filter(|home| !self.is_readable(home.slot)).count();
-                match unreadable {
-                    0 if !self.in_doubt => Health::Redundant,
-                    0 | 1 => Health::Degraded,
-                    _ if self.is_readable(data[place.column].slot) => Health::Degraded,
-                    _ => Health::Unreadable,
-                }
-            }
+            UnitMap::Parity { data, .. } => match self.with_parity(layout) {
+                Some(health) => health,
+                None if self.is_readable(data[place.column].slot) => Health::Degraded,
+                None => Health::Unreadable,
+            },
         }
     }
 
@@ -185,17 +180,24 @@ impl Zone {
         }
     }
 
+    /// The health of any column of a stripe with parity; `None` if parity is not enough. Every member stands in every
+    /// stripe, so that this is the same for all.
+    fn with_parity(self, layout: &Layout) -> Option<Health> {
+        let lost = layout.slots() - self.readable.count_ones() as usize;
+        match layout.parities() {
+            parities if lost < parities && !self.in_doubt => Some(Health::Redundant),
+            parities if lost <= parities => Some(Health::Degraded),
+            _ => None,
+        }
+    }
+
     /// The health of the whole zone, if the layout makes no difference.
     fn everywhere(self, layout: &Layout) -> Option<Health> {
         let (slots, copies) = (layout.slots(), layout.copies());
         let readable = self.readable.count_ones() as usize;
         if layout.parity_algorithm().is_some() {
-            // Every member stands in every stripe; which of its columns are lost is another matter.
-            return match slots - readable {
-                0 if !self.in_doubt => Some(Health::Redundant),
-                0 | 1 => Some(Health::Degraded),
-                lost => (lost == slots).then_some(Health::Unreadable),
-            };
+            // Which of a stripe's columns are lost is another matter.
+            return self.with_parity(layout).or((readable == 0).then_some(Health::Unreadable));
         }
         if readable == slots || copies == slots {
             return Some(self.of_copies(readable.min(copies)));

@@ -1,13 +1,14 @@
 //! The executor: runs the plan of one operation on one unit.
 //!
-//! Reads go out together; when the last is back, the XOR steps run; then the writes go out together; when the
+//! Reads go out together; when the last is back, the steps that compute run; then the writes go out together; when the
 //! last is back, the pieces are answered. It decides nothing: a failed read sends the operation back to
 //! planning with that member avoided; a failed write fails its member, and the answer waits for the commit.
 
 use super::assemble::SCRATCH_ROW_BLOCKS;
 use super::member::MemberId;
 use super::plan::{
-    Access, Mem, Plan, SlotSet, Span, XorStep, plan_read, plan_rebuild, plan_resync, plan_write, plan_zero,
+    Access, Compute, Mem, Plan, SlotSet, Span, Term, plan_read, plan_rebuild, plan_resync, plan_write,
+    plan_zero,
 };
 use super::plug::{Io, Outcome, Piece};
 use super::sync::SYNC_ROW;
@@ -130,7 +131,9 @@ impl Array {
             Some(Work::Read { .. }) => plan_read(&map, &spans, access, avoid),
             Some(Work::Write { .. }) => plan_write(&map, &spans, access),
             Some(Work::Zero { .. }) => plan_zero(&map, rows, access),
-            Some(&Work::Sync { step: SyncStep::Resync, row, len, .. }) => plan_resync(&map, row, len, access),
+            Some(&Work::Sync { step: SyncStep::Resync, row, len, .. }) => {
+                plan_resync(&map, row, len, access, avoid)
+            }
             Some(&Work::Sync { step: SyncStep::Rebuild(slot), row, len, .. }) => {
                 plan_rebuild(&map, row, len, slot, access)
             }
@@ -190,7 +193,7 @@ impl Array {
             }
             return;
         }
-        run_xors(op);
+        compute(op);
         self.issue_writes(key);
     }
 
@@ -372,26 +375,28 @@ fn view_of(op: &mut UnitOp, mem: Mem) -> Option<View> {
     }
 }
 
-fn run_xors(op: &mut UnitOp) {
-    let steps = std::mem::take(&mut op.plan.xors);
-    steps.iter().for_each(|step| run_xor(op, step));
+fn compute(op: &mut UnitOp) {
+    for step in std::mem::take(&mut op.plan.sums) {
+        match step {
+            Compute::Sum { dst, terms } => run_sum(op, dst, &terms),
+            Compute::Parities { p, q, columns } => run_parities(op, p, q, &columns),
+        }
+    }
 }
 
 /// Takes the destination out of the operation, so that it can be written while the sources are read. Plans
 /// never name a destination among its own sources.
-fn run_xor(op: &mut UnitOp, step: &XorStep) {
-    match step.dst {
+fn run_sum(op: &mut UnitOp, dst: Mem, terms: &[Term]) {
+    match dst {
         Mem::Scratch(index) => {
-            let Scratch::Buf(mut dst) = std::mem::replace(&mut op.scratch[index], Scratch::Away) else {
-                return;
-            };
-            xor(op, &mut dst, step);
+            let Some(mut dst) = take_scratch(op, index) else { return };
+            sum(op, &mut dst, terms);
             op.scratch[index] = Scratch::Buf(dst);
         }
         Mem::Span { span, from, len } => {
             let Work::Read { buf, .. } = &mut op.works[span] else { return };
             let Some(mut dst) = buf.take() else { return };
-            xor(op, &mut dst[from as usize..(from + len) as usize], step);
+            sum(op, &mut dst[from as usize..(from + len) as usize], terms);
             if let Work::Read { buf, .. } = &mut op.works[span] {
                 *buf = Some(dst);
             }
@@ -399,7 +404,33 @@ fn run_xor(op: &mut UnitOp, step: &XorStep) {
     }
 }
 
-fn xor(op: &UnitOp, dst: &mut [u8], step: &XorStep) {
-    let sources: SmallVec<[&[u8]; 16]> = step.sources.iter().map(|&mem| bytes_of(op, mem)).collect();
-    parity::xor_into(dst, &sources);
+fn run_parities(op: &mut UnitOp, p: usize, q: usize, columns: &[Mem]) {
+    let Some(mut p_buf) = take_scratch(op, p) else { return };
+    if let Some(mut q_buf) = take_scratch(op, q) {
+        parities(op, &mut p_buf, &mut q_buf, columns);
+        op.scratch[q] = Scratch::Buf(q_buf);
+    }
+    op.scratch[p] = Scratch::Buf(p_buf);
+}
+
+fn take_scratch(op: &mut UnitOp, index: usize) -> Option<Buf> {
+    match std::mem::replace(&mut op.scratch[index], Scratch::Away) {
+        Scratch::Buf(buf) => Some(buf),
+        Scratch::View(_) | Scratch::Away => None,
+    }
+}
+
+fn parities(op: &UnitOp, p: &mut [u8], q: &mut [u8], columns: &[Mem]) {
+    let columns: SmallVec<[&[u8]; 16]> = columns.iter().map(|&mem| bytes_of(op, mem)).collect();
+    parity::pq_into(p, q, &columns);
+}
+
+fn sum(op: &UnitOp, dst: &mut [u8], terms: &[Term]) {
+    if terms.iter().all(|term| term.factor == 1) {
+        let sources: SmallVec<[&[u8]; 16]> = terms.iter().map(|term| bytes_of(op, term.source)).collect();
+        return parity::xor_into(dst, &sources);
+    }
+    let terms: SmallVec<[parity::Scaled; 16]> =
+        terms.iter().map(|term| (term.factor, bytes_of(op, term.source))).collect();
+    parity::combine_into(dst, &terms);
 }

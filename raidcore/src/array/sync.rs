@@ -149,7 +149,8 @@ impl Array {
             self.start_sync();
         }
         let busy = self.parents.len() > 0;
-        let unit_bytes = u64::from(self.layout.unit_rows()) * (self.layout.slots() as u64 + 1);
+        let buffers = self.layout.slots() + self.layout.parities().max(1);
+        let unit_bytes = u64::from(self.layout.unit_rows()) * buffers as u64;
         let window = if busy { WINDOW_BUSY } else { WINDOW_IDLE }.min(WINDOW_BYTES / unit_bytes).max(1);
         let Some(sync) = &mut self.sync else { return };
         if sync.base == sync.total && !sync.ending {
@@ -173,8 +174,7 @@ impl Array {
     /// Chooses what to do: redundancy first, then a member that is being rebuilt, then a spare for a free slot.
     fn start_sync(&mut self) {
         let total = self.layout.units(self.meta.data_bytes);
-        let can_compare = self.layout.parity_algorithm().is_none()
-            || self.layout.all_slots().all(|slot| self.is_in_sync(slot));
+        let can_compare = self.layout.parity_algorithm().is_none() || self.has_redundancy();
         if let Some(bytes) = self.meta.resync
             && can_compare
             && !self.resync_given_up

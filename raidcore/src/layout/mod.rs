@@ -2,7 +2,8 @@
 //!
 //! Two families cover the levels. *Near* places `copies` copies of each chunk one after the other along the
 //! members (md's near layout): one copy is RAID0, as many as members RAID1, anything between RAID10, for odd
-//! member counts too. *Parity* places a chunk of parity in each stripe, in one of md's four rotations (RAID5).
+//! member counts too. *Parity* places one or two chunks of parity in each stripe, in one of md's four rotations
+//! (RAID5, RAID6).
 //!
 //! Work and locks go by *units*: the rows of one stripe (or of one chunk and its copies) that are at most
 //! [`MAX_ROW_BYTES`] high. A unit never shares a byte on any member with another unit.
@@ -53,13 +54,37 @@ pub struct Place {
 pub enum UnitMap {
     /// All homes hold the same data.
     Copies(Homes),
-    /// Column `i` is at `data[i]`; `parity` is the XOR of all columns.
+    /// Column `i` is at `data[i]`; `parity` is the XOR of all columns: P.
     Parity {
         /// Homes of the data columns, in the order of the array's address.
         data: Homes,
         /// Home of the parity.
         parity: Home,
+        /// RAID6's second parity.
+        q: Option<Q>,
     },
+}
+
+/// RAID6's second parity of a unit: the sum of the columns, each times a power of the [field's](crate::parity)
+/// generator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Q {
+    /// Where it is.
+    pub home: Home,
+    /// The column whose factor is 1. That of the next one is 2, of the one after that 4, and so on, around the end.
+    pub first_column: usize,
+}
+
+impl UnitMap {
+    /// All places that the unit takes on members: copies, or columns, P and Q.
+    pub fn homes(&self) -> SmallVec<[Home; 8]> {
+        match self {
+            UnitMap::Copies(homes) => homes.iter().copied().collect(),
+            UnitMap::Parity { data, parity, q } => {
+                data.iter().copied().chain([*parity]).chain(q.map(|q| q.home)).collect()
+            }
+        }
+    }
 }
 
 impl Layout {
@@ -71,7 +96,7 @@ impl Layout {
     /// Data columns of a unit.
     pub fn columns(&self) -> usize {
         match self.parity_algorithm() {
-            Some(_) => self.slots() - 1,
+            Some(_) => self.slots() - self.parities(),
             None => 1,
         }
     }
@@ -79,7 +104,7 @@ impl Layout {
     /// Bytes of the array that one stripe holds: a write of this size, so aligned, needs no reads.
     pub fn stripe_bytes(&self) -> u64 {
         let columns = match self.level() {
-            Level::Raid5 => self.slots() - 1,
+            Level::Raid5 | Level::Raid6 => self.columns(),
             Level::Raid0 | Level::Raid1 | Level::Raid10 => self.slots().div_ceil(self.copies()),
         };
         columns as u64 * u64::from(self.chunk_bytes())
@@ -90,7 +115,7 @@ impl Layout {
         let chunk = u64::from(self.chunk_bytes());
         let rows = member_bytes / chunk;
         let chunks = match self.parity_algorithm() {
-            Some(_) => rows * (self.slots() as u64 - 1),
+            Some(_) => rows * self.columns() as u64,
             None => rows * self.slots() as u64 / self.copies() as u64,
         };
         chunks * chunk
@@ -102,7 +127,7 @@ impl Layout {
         let chunk = u64::from(self.chunk_bytes());
         let chunks = size_bytes.div_ceil(chunk);
         let rows = match self.parity_algorithm() {
-            Some(_) => chunks.div_ceil(self.slots() as u64 - 1),
+            Some(_) => chunks.div_ceil(self.columns() as u64),
             None => chunks.saturating_mul(self.copies() as u64).div_ceil(self.slots() as u64),
         };
         rows.saturating_mul(chunk)
@@ -144,9 +169,14 @@ impl Layout {
         match self.parity_algorithm() {
             Some(algorithm) => UnitMap::Parity {
                 data: (0..self.columns())
-                    .map(|column| home(algorithm.data_slot(self.slots(), stripe, column), stripe))
+                    .map(|column| algorithm.data_slot(self.slots(), self.parities(), stripe, column))
+                    .map(|slot| home(slot, stripe))
                     .collect(),
                 parity: home(algorithm.parity_slot(self.slots(), stripe), stripe),
+                q: (self.level() == Level::Raid6).then(|| Q {
+                    home: home(algorithm.q_slot(self.slots(), stripe), stripe),
+                    first_column: algorithm.first_column(self.slots(), stripe),
+                }),
             },
             None => UnitMap::Copies(
                 (0..self.copies())
@@ -164,7 +194,7 @@ impl Layout {
         let rows = u64::from(self.unit_rows());
         let (stripe, band) = (unit.0 / (chunk / rows), unit.0 % (chunk / rows) * rows);
         let (slot, row) = match self.parity_algorithm() {
-            Some(algorithm) => (algorithm.data_slot(self.slots(), stripe, column), stripe),
+            Some(algorithm) => (algorithm.data_slot(self.slots(), self.parities(), stripe, column), stripe),
             None => near::home(self.slots(), self.copies(), stripe, 0),
         };
         Home { slot, offset: row * chunk + band }
@@ -199,7 +229,7 @@ impl Layout {
     /// True if all data can still be read without the members for which `missing` is true.
     pub fn survives(&self, missing: impl Fn(Slot) -> bool) -> bool {
         match self.parity_algorithm() {
-            Some(_) => self.all_slots().filter(|&slot| missing(slot)).count() <= 1,
+            Some(_) => self.all_slots().filter(|&slot| missing(slot)).count() <= self.parities(),
             None => near::survives(self.slots(), self.copies(), missing),
         }
     }

@@ -1,8 +1,9 @@
-//! The four rotations of RAID5's parity, numbered and named as md's.
+//! The four rotations of parity in RAID5 and RAID6, numbered and named as md's.
 //!
 //! *Left* moves the parity from the last member to the first as stripes go on, *right* the other way.
 //! *Symmetric* starts the data right after the parity and wraps around, so that a sequential read visits all
-//! members in turn; *asymmetric* keeps the data in member order and skips the parity.
+//! members in turn; *asymmetric* keeps the data in member order and skips the parity. In RAID6, Q stands after P,
+//! around the end, and the powers of Q's generator count the data from the member after Q on, also around the end.
 
 use super::{LayoutError, Slot};
 use std::fmt;
@@ -48,15 +49,38 @@ impl ParityAlgorithm {
         })
     }
 
-    /// The member that holds data column `column` of `stripe`.
-    pub fn data_slot(self, slots: usize, stripe: u64, column: usize) -> Slot {
+    /// The member that holds Q of `stripe`, in RAID6: the one after P's.
+    pub fn q_slot(self, slots: usize, stripe: u64) -> Slot {
+        Slot::from_index((self.parity_slot(slots, stripe).index() + 1) % slots)
+    }
+
+    /// The member that holds data column `column` of `stripe`, of which as many hold parity as `parities` says.
+    pub fn data_slot(self, slots: usize, parities: usize, stripe: u64, column: usize) -> Slot {
         let parity = self.parity_slot(slots, stripe).index();
         Slot::from_index(match self {
-            ParityAlgorithm::LeftSymmetric | ParityAlgorithm::RightSymmetric => (parity + 1 + column) % slots,
+            ParityAlgorithm::LeftSymmetric | ParityAlgorithm::RightSymmetric => {
+                (parity + parities + column) % slots
+            }
             ParityAlgorithm::LeftAsymmetric | ParityAlgorithm::RightAsymmetric => {
-                column + usize::from(column >= parity)
+                // Parity that goes around the end stands before the data, too.
+                let around = (parity + parities).saturating_sub(slots);
+                let before = if column + around >= parity { parities - around } else { 0 };
+                column + around + before
             }
         })
+    }
+
+    /// The data column whose factor in Q is 1: it stands first after Q.
+    pub fn first_column(self, slots: usize, stripe: u64) -> usize {
+        match self {
+            ParityAlgorithm::LeftSymmetric | ParityAlgorithm::RightSymmetric => 0,
+            ParityAlgorithm::LeftAsymmetric | ParityAlgorithm::RightAsymmetric => {
+                match self.parity_slot(slots, stripe).index() {
+                    parity if parity + 2 < slots => parity,
+                    _ => 0,
+                }
+            }
+        }
     }
 }
 

@@ -14,6 +14,8 @@ pub enum Level {
     Raid1,
     /// Striping with one rotating parity chunk per stripe.
     Raid5,
+    /// Striping with two rotating parity chunks per stripe: P and Q.
+    Raid6,
     /// Striping over copies.
     Raid10,
 }
@@ -25,13 +27,15 @@ impl Level {
             Level::Raid0 => 0,
             Level::Raid1 => 1,
             Level::Raid5 => 5,
+            Level::Raid6 => 6,
             Level::Raid10 => 10,
         }
     }
 
     /// The level of md's number.
     pub fn from_number(number: u8) -> Option<Level> {
-        [Level::Raid0, Level::Raid1, Level::Raid5, Level::Raid10].into_iter().find(|l| l.number() == number)
+        let all = [Level::Raid0, Level::Raid1, Level::Raid5, Level::Raid6, Level::Raid10];
+        all.into_iter().find(|level| level.number() == number)
     }
 
     /// Fewest members.
@@ -39,6 +43,16 @@ impl Level {
         match self {
             Level::Raid0 | Level::Raid1 | Level::Raid10 => 2,
             Level::Raid5 => 3,
+            Level::Raid6 => 4,
+        }
+    }
+
+    /// Chunks of parity in each stripe.
+    pub fn parities(self) -> usize {
+        match self {
+            Level::Raid0 | Level::Raid1 | Level::Raid10 => 0,
+            Level::Raid5 => 1,
+            Level::Raid6 => 2,
         }
     }
 
@@ -100,7 +114,7 @@ pub struct LayoutSpec {
     /// Bytes on one member before the next: a power of two, 4 KiB to 16 MiB. RAID1 has no chunks but is worked
     /// on in pieces of this size.
     pub chunk_bytes: u32,
-    /// Where RAID5's parity goes; of no meaning elsewhere.
+    /// Where the parity of RAID5 and RAID6 goes; of no meaning elsewhere.
     pub algorithm: ParityAlgorithm,
     /// Copies of each chunk in RAID10; of no meaning elsewhere.
     pub copies: usize,
@@ -117,7 +131,7 @@ impl LayoutSpec {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LayoutError {
     /// A level no one knows.
-    #[error("unknown level `{0}`: use 0, 1, 5 or 10")]
+    #[error("unknown level `{0}`: use 0, 1, 5, 6 or 10")]
     UnknownLevel(String),
     /// Fewer members than the level needs.
     #[error("{level} needs at least {needed} members, {given} given")]
@@ -181,7 +195,7 @@ impl Layout {
         let family = match level {
             Level::Raid0 => Family::Near { copies: 1 },
             Level::Raid1 => Family::Near { copies: slots },
-            Level::Raid5 => Family::Parity(algorithm),
+            Level::Raid5 | Level::Raid6 => Family::Parity(algorithm),
             Level::Raid10 if (2..=slots).contains(&copies) => Family::Near { copies },
             Level::Raid10 => return Err(LayoutError::BadCopies { copies, slots }),
         };
@@ -209,6 +223,12 @@ impl Layout {
             Family::Near { copies } => copies,
             Family::Parity(_) => 1,
         }
+    }
+
+    /// Chunks of parity in each stripe: so many members may be lost. Zero where redundancy comes from copies or there
+    /// is none.
+    pub fn parities(&self) -> usize {
+        self.level.parities()
     }
 
     /// The rotation of the parity, where there is one.

@@ -5,9 +5,15 @@ use proptest::prelude::*;
 use std::collections::{HashMap, HashSet};
 
 fn layouts() -> impl Strategy<Value = Layout> {
-    let level = prop_oneof![Just(Level::Raid0), Just(Level::Raid1), Just(Level::Raid5), Just(Level::Raid10)];
+    let level = prop_oneof![
+        Just(Level::Raid0),
+        Just(Level::Raid1),
+        Just(Level::Raid5),
+        Just(Level::Raid6),
+        Just(Level::Raid10)
+    ];
     let algorithm = (0u32..4).prop_map(|n| ParityAlgorithm::from_number(n).unwrap());
-    (level, 3usize..=12, 12u32..=18, algorithm, 2usize..=3).prop_map(
+    (level, 4usize..=12, 12u32..=18, algorithm, 2usize..=3).prop_map(
         |(level, slots, shift, algorithm, copies)| {
             Layout::new(LayoutSpec { level, slots, chunk_bytes: 1 << shift, algorithm, copies }).unwrap()
         },
@@ -33,8 +39,10 @@ fn fill(layout: &Layout, member_bytes: u64) -> HashMap<Home, String> {
                     let slots: HashSet<_> = homes.iter().map(|h| h.slot).collect();
                     assert_eq!(slots.len(), homes.len(), "two copies on one member");
                 }
-                UnitMap::Parity { data, parity } => {
+                UnitMap::Parity { data, parity, q } => {
                     claim(at(&parity), format!("parity of {unit:?}"));
+                    assert_eq!(q.is_some(), layout.level() == Level::Raid6);
+                    q.iter().for_each(|q| claim(at(&q.home), format!("Q of {unit:?}")));
                     for (column, home) in data.iter().enumerate() {
                         claim(at(home), format!("data {}", layout.address(Place { unit, column, row })));
                     }
@@ -102,14 +110,22 @@ proptest! {
     }
 
     #[test]
-    fn parity_falls_on_each_member_equally_often(slots in 3usize..=64, number in 0u32..4, first in 0u64..1 << 40) {
+    fn parity_falls_on_each_member_equally_often(
+        slots in 4usize..=64, parities in 1usize..=2, number in 0u32..4, first in 0u64..1 << 40,
+    ) {
         let algorithm = ParityAlgorithm::from_number(number).unwrap();
         let stripes = first..first + slots as u64;
         let seen: HashSet<_> = stripes.clone().map(|stripe| algorithm.parity_slot(slots, stripe)).collect();
         prop_assert_eq!(seen.len(), slots);
+        let seen: HashSet<_> = stripes.clone().map(|stripe| algorithm.q_slot(slots, stripe)).collect();
+        prop_assert_eq!(seen.len(), slots);
         for stripe in stripes {
-            let mut used: HashSet<_> = (0..slots - 1).map(|c| algorithm.data_slot(slots, stripe, c)).collect();
+            let columns = 0..slots - parities;
+            let mut used: HashSet<_> = columns.map(|c| algorithm.data_slot(slots, parities, stripe, c)).collect();
             used.insert(algorithm.parity_slot(slots, stripe));
+            if parities == 2 {
+                used.insert(algorithm.q_slot(slots, stripe));
+            }
             prop_assert_eq!(used.len(), slots);
         }
     }
@@ -120,8 +136,8 @@ proptest! {
         let member_bytes = 12 * u64::from(layout.chunk_bytes());
         let readable = (0..layout.units(member_bytes)).all(|unit| match layout.unit_map(UnitId(unit)) {
             UnitMap::Copies(homes) => homes.iter().any(|home| !missing(home.slot)),
-            UnitMap::Parity { data, parity } => {
-                data.iter().chain([&parity]).filter(|home| missing(home.slot)).count() <= 1
+            map @ UnitMap::Parity { q, .. } => {
+                map.homes().iter().filter(|home| missing(home.slot)).count() <= 1 + usize::from(q.is_some())
             }
         });
         prop_assert_eq!(layout.survives(missing), readable);
@@ -138,6 +154,8 @@ fn the_capacity_is_what_the_level_promises() {
     assert_eq!(capacity_of(Level::Raid0, 4, 2), 40);
     assert_eq!(capacity_of(Level::Raid1, 3, 2), 10);
     assert_eq!(capacity_of(Level::Raid5, 4, 2), 30);
+    assert_eq!(capacity_of(Level::Raid6, 4, 2), 20);
+    assert_eq!(capacity_of(Level::Raid6, 10, 2), 80);
     assert_eq!(capacity_of(Level::Raid10, 4, 2), 20);
     assert_eq!(capacity_of(Level::Raid10, 3, 2), 15);
     assert_eq!(capacity_of(Level::Raid10, 5, 3), 16);
@@ -149,7 +167,7 @@ fn the_rotations_are_those_of_md() {
     let draw = |algorithm: ParityAlgorithm| -> Vec<String> {
         let draw_stripe = |stripe: u64| {
             let mut cells = vec!["P".to_string(); 4];
-            (0..3).for_each(|c| cells[algorithm.data_slot(4, stripe, c).index()] = c.to_string());
+            (0..3).for_each(|c| cells[algorithm.data_slot(4, 1, stripe, c).index()] = c.to_string());
             assert_eq!(cells[algorithm.parity_slot(4, stripe).index()], "P");
             cells.concat()
         };
@@ -159,6 +177,50 @@ fn the_rotations_are_those_of_md() {
     assert_eq!(draw(ParityAlgorithm::LeftAsymmetric), ["012P", "01P2", "0P12", "P012"]);
     assert_eq!(draw(ParityAlgorithm::RightSymmetric), ["P012", "2P01", "12P0", "012P"]);
     assert_eq!(draw(ParityAlgorithm::RightAsymmetric), ["P012", "0P12", "01P2", "012P"]);
+}
+
+/// The stripes of five members as md's definitions of the rotations have them, worked out by hand; small letters are
+/// the data columns in the order of the address, and the digits below are the powers of Q's generator: md counts them
+/// from the member after Q on, around the end, leaving P out.
+#[test]
+fn the_rotations_of_raid6_are_those_of_md() {
+    let draw = |algorithm: ParityAlgorithm| -> [String; 2] {
+        let spec = LayoutSpec { algorithm, ..LayoutSpec::new(Level::Raid6, 5, 4096) };
+        let layout = Layout::new(spec).unwrap();
+        let mut lines: [Vec<String>; 2] = Default::default();
+        for stripe in 0..5 {
+            let UnitMap::Parity { data, parity, q: Some(q) } = layout.unit_map(UnitId(stripe)) else {
+                panic!()
+            };
+            let mut cells = [["?"; 5]; 2];
+            for line in &mut cells {
+                (line[parity.slot.index()], line[q.home.slot.index()]) = ("P", "Q");
+            }
+            for (column, home) in data.iter().enumerate() {
+                cells[0][home.slot.index()] = ["a", "b", "c"][column];
+                let power = (column + 3 - q.first_column) % 3;
+                cells[1][home.slot.index()] = ["0", "1", "2"][power];
+            }
+            lines.iter_mut().zip(cells).for_each(|(line, cells)| line.push(cells.concat()));
+        }
+        lines.map(|line| line.join(" "))
+    };
+    assert_eq!(
+        draw(ParityAlgorithm::LeftSymmetric),
+        ["QabcP abcPQ bcPQa cPQab PQabc", "Q012P 012PQ 12PQ0 2PQ01 PQ012"]
+    );
+    assert_eq!(
+        draw(ParityAlgorithm::RightSymmetric),
+        ["PQabc cPQab bcPQa abcPQ QabcP", "PQ012 2PQ01 12PQ0 012PQ Q012P"]
+    );
+    assert_eq!(
+        draw(ParityAlgorithm::LeftAsymmetric),
+        ["QabcP abcPQ abPQc aPQbc PQabc", "Q012P 012PQ 12PQ0 2PQ01 PQ012"]
+    );
+    assert_eq!(
+        draw(ParityAlgorithm::RightAsymmetric),
+        ["PQabc aPQbc abPQc abcPQ QabcP", "PQ012 2PQ01 12PQ0 012PQ Q012P"]
+    );
 }
 
 #[test]
@@ -178,6 +240,7 @@ fn three_members_with_two_near_copies_alternate_as_in_md() {
 fn layouts_that_make_no_sense_are_refused_with_the_remedy() {
     let text = |spec| Layout::new(spec).unwrap_err().to_string();
     assert_eq!(text(LayoutSpec::new(Level::Raid5, 2, 65536)), "raid5 needs at least 3 members, 2 given");
+    assert_eq!(text(LayoutSpec::new(Level::Raid6, 3, 65536)), "raid6 needs at least 4 members, 3 given");
     assert_eq!(text(LayoutSpec::new(Level::Raid0, 65, 65536)), "65 members given: an array takes at most 64");
     for chunk in [0, 2048, 65537, 32 << 20] {
         let said = text(LayoutSpec::new(Level::Raid5, 3, chunk));
@@ -187,7 +250,7 @@ fn layouts_that_make_no_sense_are_refused_with_the_remedy() {
         let said = text(LayoutSpec { copies, ..LayoutSpec::new(Level::Raid10, 4, 65536) });
         assert_eq!(said, format!("{copies} copies over 4 members: use 2 to 4"));
     }
-    assert_eq!("7".parse::<Level>().unwrap_err().to_string(), "unknown level `7`: use 0, 1, 5 or 10");
+    assert_eq!("7".parse::<Level>().unwrap_err().to_string(), "unknown level `7`: use 0, 1, 5, 6 or 10");
     assert_eq!("raid10".parse::<Level>(), Ok(Level::Raid10));
     assert_eq!("left-symmetric".parse(), Ok(ParityAlgorithm::LeftSymmetric));
     assert!("middle".parse::<ParityAlgorithm>().is_err());

@@ -481,7 +481,7 @@ fn resync_from(assembly: &Assembly) -> Option<u64> {
     let has_redundancy = match array.layout.level() {
         Level::Raid0 => false,
         Level::Raid1 => in_sync > 1,
-        Level::Raid5 => in_sync == array.layout.slots(),
+        Level::Raid5 | Level::Raid6 => assembly.lost.len() < array.layout.parities(),
         Level::Raid10 => true,
     };
     match (has_redundancy, array.clean) {

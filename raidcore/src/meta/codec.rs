@@ -98,7 +98,7 @@ impl Superblock {
     }
 }
 
-/// md's number of a layout: RAID5's algorithm, RAID10's near copies, zero elsewhere.
+/// md's number of a layout: the algorithm of RAID5 and RAID6, RAID10's near copies, zero elsewhere.
 fn layout_number(layout: &Layout) -> u32 {
     match (layout.level(), layout.parity_algorithm()) {
         (_, Some(algorithm)) => algorithm.number(),
@@ -173,7 +173,9 @@ fn decode_layout(raw: &RawSuperblock) -> Result<Layout, SuperblockError> {
     let mut spec = LayoutSpec::new(level, slots, raw.chunk_bytes.get());
     let bad_layout = impossible("layout", u64::from(layout_number));
     match level {
-        Level::Raid5 => spec.algorithm = ParityAlgorithm::from_number(layout_number).ok_or(bad_layout)?,
+        Level::Raid5 | Level::Raid6 => {
+            spec.algorithm = ParityAlgorithm::from_number(layout_number).ok_or(bad_layout)?;
+        }
         Level::Raid10 => spec.copies = layout_number as usize,
         _ if layout_number != 0 => return Err(bad_layout),
         _ => {}

@@ -79,6 +79,30 @@ fn raid5_keeps_its_data_without_any_one_of_four_members() {
 }
 
 #[test]
+fn raid6_keeps_its_data_without_any_one_of_five_members() {
+    keeps_its_data("6", 5);
+}
+
+#[test]
+fn raid6_keeps_its_data_without_two_members() {
+    if skipped(&[Program("nbdcopy")]) {
+        return;
+    }
+    let disks = Disks::new(5, 64);
+    create_clean("6", &disks);
+    let server = Server::start(disks.dir(), disks.all());
+    let mut content = random_bytes(8 * MIB + 4096, 6);
+    content.resize(usize::try_from(server.size_bytes("vol0")).unwrap(), 0);
+    write_all(&server, &disks, &content);
+    server.stop();
+    let present = [&disks.all()[1..2], &disks.all()[3..]].concat();
+    let server = Server::start(disks.dir(), &present);
+    assert_eq!(server.array("vol0")["state"], "degraded");
+    assert!(read_all(&server, &disks) == content, "without the first and the third");
+    server.stop();
+}
+
+#[test]
 fn raid10_keeps_its_data_without_any_one_of_four_members() {
     keeps_its_data("10", 4);
 }

@@ -110,13 +110,13 @@ pub struct DemoArgs {
 pub struct CreateArgs {
     /// Name of the array and of its export
     pub name: String,
-    /// RAID level: 0, 1, 5 or 10
+    /// RAID level: 0, 1, 5, 6 or 10
     #[arg(long, value_name = "LEVEL")]
     pub level: String,
     /// Bytes on one member before the next: a power of two, 4K to 16M
     #[arg(long, value_name = "SIZE", default_value = "64K")]
     pub chunk: String,
-    /// Where RAID5 puts parity: left-symmetric, left-asymmetric, right-symmetric, right-asymmetric
+    /// Where RAID5 and RAID6 put parity: left-symmetric, left-asymmetric, right-symmetric, right-asymmetric
     #[arg(long, value_name = "LAYOUT")]
     pub layout: Option<String>,
     /// How many copies of each chunk RAID10 keeps [default: 2]

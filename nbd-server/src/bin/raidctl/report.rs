@@ -20,7 +20,7 @@ pub struct ArrayReport {
     pub name: String,
     /// Its identity.
     pub uuid: String,
-    /// `raid0`, `raid1`, `raid5`, `raid10`.
+    /// `raid0`, `raid1`, `raid5`, `raid6`, `raid10`.
     pub level: String,
     /// `clean`, `active`, `degraded`, `failed`, `read-only`.
     pub state: String,

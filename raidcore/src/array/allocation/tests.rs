@@ -5,8 +5,14 @@ use crate::layout::{LayoutSpec, Level, ParityAlgorithm};
 use proptest::prelude::*;
 
 fn layouts() -> impl Strategy<Value = Layout> {
-    let level = prop_oneof![Just(Level::Raid0), Just(Level::Raid1), Just(Level::Raid5), Just(Level::Raid10)];
-    (level, 3usize..=6, 12u32..=18, 2usize..=3).prop_map(|(level, slots, shift, copies)| {
+    let level = prop_oneof![
+        Just(Level::Raid0),
+        Just(Level::Raid1),
+        Just(Level::Raid5),
+        Just(Level::Raid6),
+        Just(Level::Raid10)
+    ];
+    (level, 4usize..=6, 12u32..=18, 2usize..=3).prop_map(|(level, slots, shift, copies)| {
         let algorithm = ParityAlgorithm::LeftSymmetric;
         Layout::new(LayoutSpec { level, slots, chunk_bytes: 1 << shift, algorithm, copies }).unwrap()
     })

@@ -5,10 +5,16 @@ use crate::layout::{LayoutSpec, Level, ParityAlgorithm};
 use proptest::prelude::*;
 
 fn layouts() -> impl Strategy<Value = Layout> {
-    let level = prop_oneof![Just(Level::Raid0), Just(Level::Raid1), Just(Level::Raid5), Just(Level::Raid10)];
+    let level = prop_oneof![
+        Just(Level::Raid0),
+        Just(Level::Raid1),
+        Just(Level::Raid5),
+        Just(Level::Raid6),
+        Just(Level::Raid10)
+    ];
     let algorithm = (0u32..4).prop_map(|n| ParityAlgorithm::from_number(n).unwrap());
     // Chunks of one unit, of parts of one, and of two and four.
-    (level, 3usize..=9, 14u32..=18, algorithm, 2usize..=3).prop_map(
+    (level, 4usize..=9, 14u32..=18, algorithm, 2usize..=3).prop_map(
         |(level, slots, shift, algorithm, copies)| {
             Layout::new(LayoutSpec { level, slots, chunk_bytes: 1 << shift, algorithm, copies }).unwrap()
         },
@@ -28,10 +34,11 @@ fn oracle(layout: &Layout, at: u64, readable_before: &[u64], doubt_from: Option<
     let in_doubt = doubt_from.is_some_and(|from| place.unit.0 >= from);
     let reads = |lost: &dyn Fn(Slot) -> bool| match layout.unit_map(place.unit) {
         UnitMap::Copies(homes) => homes.iter().any(|home| !lost(home.slot)),
-        UnitMap::Parity { data, parity } => {
-            let others = data.iter().enumerate().filter(|(column, _)| *column != place.column);
-            let others: Vec<Slot> = others.map(|(_, home)| home.slot).chain([parity.slot]).collect();
-            !lost(data[place.column].slot) || others.iter().all(|&slot| !lost(slot))
+        map @ UnitMap::Parity { .. } => {
+            let UnitMap::Parity { data, q, .. } = &map else { unreachable!() };
+            let spare = 1 + usize::from(q.is_some());
+            !lost(data[place.column].slot)
+                || map.homes().iter().filter(|home| lost(home.slot)).count() <= spare
         }
     };
     if !reads(&lost) {

@@ -5,11 +5,12 @@
 //! plans again.
 //!
 //! Invariants of every plan, each a property test:
-//! - after its writes, the parity of every touched row is the XOR of all columns of that row (as far as the
-//!   members exist), and no row that was not touched changes;
+//! - after its writes, the parity of every touched row is that of all columns of that row (as far as the members
+//!   exist), and no row that was not touched changes;
 //! - it reads only members that are readable, and writes only members that are writable.
 
 mod bands;
+mod pq;
 mod read;
 mod sync;
 mod write;
@@ -115,13 +116,34 @@ pub struct ReadStep {
     pub into: usize,
 }
 
-/// `dst` becomes the XOR of `sources`; of one source, a copy.
+/// Memory and the factor that it counts with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Term {
+    /// The factor, in the field of Q: 1 wherever there is no Q.
+    pub factor: u8,
+    /// The memory.
+    pub source: Mem,
+}
+
+/// A step that computes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct XorStep {
-    /// What is written.
-    pub dst: Mem,
-    /// What is read; never `dst`.
-    pub sources: SmallVec<[Mem; 8]>,
+pub enum Compute {
+    /// `dst` becomes the sum of the terms; of one with the factor 1, a copy.
+    Sum {
+        /// What is written.
+        dst: Mem,
+        /// What is read; never `dst`.
+        terms: SmallVec<[Term; 8]>,
+    },
+    /// Two scratch buffers become P and Q of all columns, in one pass.
+    Parities {
+        /// The buffer of P.
+        p: usize,
+        /// The buffer of Q.
+        q: usize,
+        /// The columns in the order of their powers in Q; neither P nor Q.
+        columns: SmallVec<[Mem; 8]>,
+    },
 }
 
 /// Write memory to a member.
@@ -144,7 +166,7 @@ pub struct ZeroStep {
     pub len: u32,
 }
 
-/// The steps. Phases run one after the other; the steps of a phase run together, but XOR steps in order.
+/// The steps. Phases run one after the other; the steps of a phase run together, but those that compute in order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
     /// Length of each scratch buffer, in bytes.
@@ -152,7 +174,7 @@ pub struct Plan {
     /// First: what is read.
     pub reads: Vec<ReadStep>,
     /// Then: what is computed, in order.
-    pub xors: Vec<XorStep>,
+    pub sums: Vec<Compute>,
     /// Then: what is written,
     pub writes: Vec<WriteStep>,
     /// and what is zeroed.
@@ -182,7 +204,8 @@ impl Plan {
     }
 
     fn xor(&mut self, dst: Mem, sources: impl IntoIterator<Item = Mem>) {
-        self.xors.push(XorStep { dst, sources: sources.into_iter().collect() });
+        let terms = sources.into_iter().map(|source| Term { factor: 1, source }).collect();
+        self.sums.push(Compute::Sum { dst, terms });
     }
 }
 

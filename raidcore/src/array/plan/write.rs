@@ -7,8 +7,11 @@
 //!
 //! With a member missing, at most one of the two is possible. Where a resync has not come yet, the old parity
 //! may be wrong, and read-modify-write would carry the error on: there, reconstruct-write is taken if it can be.
+//!
+//! [`pq`](super::pq) does the same for two parities.
 
 use super::bands::{Band, bands};
+use super::pq::Stripe;
 use super::{Access, Mem, Plan, Span, Unreadable, ZeroStep, at_row};
 use crate::layout::{Home, Homes, UnitMap};
 use smallvec::SmallVec;
@@ -28,24 +31,23 @@ pub fn plan_write(map: &UnitMap, spans: &[Span], access: Access) -> Result<Plan,
             .filter(|home| writable(home))
             .for_each(|&home| plan.write(at_row(home, span.row), whole));
     }
-    if let UnitMap::Parity { data, parity } = map
-        && writable(parity)
-    {
-        for band in bands(spans) {
-            plan_parity(&mut plan, data, *parity, &band, access)?;
+    match map {
+        UnitMap::Parity { data, parity, q: Some(q) } => {
+            let stripe = Stripe::new(data, *parity, *q);
+            bands(spans).iter().try_for_each(|band| stripe.plan_band(&mut plan, band, access))?;
         }
+        UnitMap::Parity { data, parity, q: None } if writable(parity) => {
+            bands(spans).iter().try_for_each(|band| plan_parity(&mut plan, data, *parity, band, access))?;
+        }
+        UnitMap::Parity { .. } | UnitMap::Copies(_) => {}
     }
     if plan.writes.is_empty() { Err(Unreadable) } else { Ok(plan) }
 }
 
-/// Zeroes the whole unit; the XOR of zeroes is zero, so the parity is zeroed like the rest.
+/// Zeroes the whole unit; the parity of zeroes is zero, so it is zeroed like the rest.
 pub fn plan_zero(map: &UnitMap, unit_rows: u32, access: Access) -> Result<Plan, Unreadable> {
-    let homes: Homes = match map {
-        UnitMap::Copies(homes) => homes.clone(),
-        UnitMap::Parity { data, parity } => data.iter().chain([parity]).copied().collect(),
-    };
     let mut plan = Plan::default();
-    let writable = homes.into_iter().filter(|home| !access.unwritable.contains(home.slot));
+    let writable = map.homes().into_iter().filter(|home| !access.unwritable.contains(home.slot));
     plan.zeroes.extend(writable.map(|home| ZeroStep { home, len: unit_rows }));
     if plan.zeroes.is_empty() { Err(Unreadable) } else { Ok(plan) }
 }

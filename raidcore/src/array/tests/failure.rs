@@ -6,8 +6,8 @@ use crate::layout::Level;
 use crate::meta::{ArrayState, MemberState};
 use crate::sim::Rng;
 
-const REDUNDANT: [(Level, usize); 4] =
-    [(Level::Raid1, 2), (Level::Raid1, 3), (Level::Raid5, 4), (Level::Raid10, 4)];
+const REDUNDANT: [(Level, usize); 5] =
+    [(Level::Raid1, 2), (Level::Raid1, 3), (Level::Raid5, 4), (Level::Raid6, 5), (Level::Raid10, 4)];
 
 /// Where a byte of slot `slot` is that the array's address 0.. maps to: the start of its data area.
 fn data_start(rig: &Rig) -> u64 {

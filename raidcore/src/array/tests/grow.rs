@@ -12,12 +12,13 @@ use std::collections::HashMap;
 /// Large enough for some stripes more of every shape, and not a multiple of anything.
 const GROWN_BYTES: u64 = DISK_BYTES + (384 << 10) + 4096 + 512;
 
-const SHAPES: [(Level, usize); 8] = [
+const SHAPES: [(Level, usize); 9] = [
     (Level::Raid0, 3),
     (Level::Raid1, 2),
     (Level::Raid1, 3),
     (Level::Raid5, 3),
     (Level::Raid5, 4),
+    (Level::Raid6, 5),
     (Level::Raid10, 3),
     (Level::Raid10, 4),
     (Level::Raid10, 5),

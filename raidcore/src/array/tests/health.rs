@@ -16,6 +16,7 @@ fn a_whole_array_is_redundant_one_without_redundancy_never() {
         (Level::Raid0, Degraded),
         (Level::Raid1, Redundant),
         (Level::Raid5, Redundant),
+        (Level::Raid6, Redundant),
         (Level::Raid10, Redundant),
     ] {
         let rig = Rig::new(Shape::new(level, 4));
@@ -59,8 +60,17 @@ fn a_lost_member_degrades_what_it_held_and_a_rebuild_makes_it_whole_from_the_sta
 }
 
 #[test]
+fn raid6_without_one_member_is_redundant_and_without_two_degraded() {
+    let mut rig = Rig::new(Shape::new(Level::Raid6, 5));
+    for (disk, health) in [("disk1", Redundant), ("disk3", Degraded)] {
+        rig.array.fail(disk).unwrap();
+        assert_eq!(runs(&rig), [(rig.size(), health)], "without {disk}");
+    }
+}
+
+#[test]
 fn after_an_unclean_stop_nothing_counts_as_redundant_before_the_resync_has_been_there() {
-    for level in [Level::Raid1, Level::Raid5, Level::Raid10] {
+    for level in [Level::Raid1, Level::Raid5, Level::Raid6, Level::Raid10] {
         let mut rig = Rig::new(Shape::new(level, 4));
         rig.write(0, &[7; 4096]).unwrap();
         rig.power_cut();
@@ -76,7 +86,8 @@ fn after_an_unclean_stop_nothing_counts_as_redundant_before_the_resync_has_been_
 
 #[test]
 fn a_failed_array_tells_what_can_still_be_read_from_what_cannot() {
-    for (level, gone) in [(Level::Raid0, vec![1]), (Level::Raid5, vec![1, 2])] {
+    for (level, gone) in [(Level::Raid0, vec![1]), (Level::Raid5, vec![1, 2]), (Level::Raid6, vec![0, 1, 2])]
+    {
         let mut rig = Rig::new(Shape::new(level, 4));
         // Each loss is noticed by the reads.
         for disk in gone {

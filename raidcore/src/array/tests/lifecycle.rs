@@ -5,7 +5,8 @@ use crate::layout::Level;
 use crate::meta::{AssembleError, MemberState};
 use crate::sim::Rng;
 
-const REDUNDANT: [(Level, usize); 3] = [(Level::Raid1, 2), (Level::Raid5, 4), (Level::Raid10, 4)];
+const REDUNDANT: [(Level, usize); 4] =
+    [(Level::Raid1, 2), (Level::Raid5, 4), (Level::Raid6, 5), (Level::Raid10, 4)];
 
 #[test]
 fn after_a_clean_stop_nothing_is_to_be_done_and_everything_is_there() {
@@ -106,6 +107,25 @@ fn a_dirty_array_without_a_member_is_started_only_by_force() {
     rig.restart(&[2], true).unwrap();
     assert!(rig.read(0, 4096).unwrap() == pattern(0, 4096, 1));
     assert_eq!(rig.state_of(2), MemberState::Missing);
+}
+
+/// P and Q may both be torn, so that two of them are no better than one.
+#[test]
+fn a_dirty_raid6_without_a_member_is_started_only_by_force_and_then_brought_into_line() {
+    let mut rig = Rig::new(Shape::new(Level::Raid6, 5));
+    rig.write(0, &pattern(0, 262_144, 1)).unwrap();
+    rig.flush().unwrap();
+    // As a crash may leave it: an unacknowledged write has landed, and neither parity has.
+    let start = rig.superblock(0).array.data_offset;
+    rig.disks[1].poke(start + 4096, &pattern(99, 512, 9));
+    rig.power_cut();
+    assert!(matches!(rig.restart(&[2], false), Err(AssembleError::DirtyDegraded { .. })));
+    rig.restart(&[2], true).unwrap();
+    rig.settle_background();
+    let all = rig.read_all();
+    // P and Q agree again, so that a second loss changes nothing.
+    rig.array.fail("disk3").unwrap();
+    assert!(rig.read_all() == all);
 }
 
 #[test]

@@ -94,6 +94,8 @@ fn shapes() -> Vec<Shape> {
         (Level::Raid5, 3),
         (Level::Raid5, 4),
         (Level::Raid5, 7),
+        (Level::Raid6, 4),
+        (Level::Raid6, 7),
     ] {
         for (chunk, block) in [(4096, BlockSize::B4096), (16384, BlockSize::B512), (131_072, BlockSize::B512)]
         {
@@ -140,6 +142,11 @@ fn with_a_member_lost_at_every_step_of_a_run_nothing_is_lost_and_no_error_is_see
             let mut rng = Rng::new(step * 7 + victim as u64);
             let mut model = rig.read(0, rig.size() as usize).unwrap();
             rig.disks[victim].fail_after(step);
+            if shape.level == Level::Raid6 {
+                // Another one goes a little later, or in the same moment.
+                let second = (victim + 1 + step as usize % (shape.slots - 1)) % shape.slots;
+                rig.disks[second].fail_after(step + step % 5);
+            }
             let mut version = step * 1000;
             for _ in 0..12 {
                 let batch = random_batch(&mut rng, rig.size(), 512, &mut version);
@@ -152,7 +159,7 @@ fn with_a_member_lost_at_every_step_of_a_run_nothing_is_lost_and_no_error_is_see
 
 #[test]
 fn slow_disks_that_answer_in_any_order_change_nothing() {
-    for level in [Level::Raid1, Level::Raid5, Level::Raid10] {
+    for level in [Level::Raid1, Level::Raid5, Level::Raid6, Level::Raid10] {
         for seed in 1..20 {
             let shape = Shape { assume_clean: seed % 2 == 0, seed, ..Shape::new(level, 4) };
             let us = Duration::from_micros;
@@ -176,7 +183,7 @@ fn slow_disks_that_answer_in_any_order_change_nothing() {
 /// Overlapping writes in flight together: any order is right, but copies and parity must agree on one.
 #[test]
 fn overlapping_writes_leave_redundancy_that_matches() {
-    for level in [Level::Raid1, Level::Raid5, Level::Raid10] {
+    for level in [Level::Raid1, Level::Raid5, Level::Raid6, Level::Raid10] {
         let mut rig = Rig::new(Shape::new(level, 4));
         let mut rng = Rng::new(5);
         for round in 0..40 {
@@ -199,7 +206,7 @@ fn overlapping_writes_leave_redundancy_that_matches() {
 /// error for whoever needs both; wrong data is never an answer, and no member is lost over it.
 #[test]
 fn blocks_that_go_bad_at_random_are_repaired_and_never_read_as_something_else() {
-    for (level, slots) in [(Level::Raid1, 3), (Level::Raid5, 4), (Level::Raid10, 4)] {
+    for (level, slots) in [(Level::Raid1, 3), (Level::Raid5, 4), (Level::Raid6, 5), (Level::Raid10, 4)] {
         let (mut reads, mut errors) = (0, 0);
         for seed in 1..25 {
             let mut rig = Rig::new(Shape { seed, ..Shape::new(level, slots) });

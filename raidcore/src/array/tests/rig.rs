@@ -6,6 +6,7 @@ use crate::buf::{Slab, SlabConfig, ViewList};
 use crate::dev::{BlockDev, BlockSize, Completion, ErrorKind, Op, Request, Tag};
 use crate::layout::{LayoutSpec, Level, Slot, UnitId, UnitMap};
 use crate::meta::{self, AssembleError, Assembly, Candidate, CreateParams, Found, MemberState, Superblock};
+use crate::parity::multiply;
 use crate::sim::{Disk, DiskConfig, Latency, run_until};
 use crate::time::{Clock, Time};
 use std::collections::HashMap;
@@ -239,12 +240,20 @@ impl Rig {
                         assert!(bytes(home.slot, home.offset) == first, "copies differ in unit {unit}");
                     }
                 }
-                UnitMap::Parity { data, parity } => {
-                    let mut xor = bytes(parity.slot, parity.offset);
-                    for home in &data {
-                        xor.iter_mut().zip(bytes(home.slot, home.offset)).for_each(|(a, b)| *a ^= b);
+                UnitMap::Parity { data, parity, q } => {
+                    let mut p = bytes(parity.slot, parity.offset);
+                    let mut sum = vec![0; rows as usize];
+                    let first = q.map_or(0, |q| q.first_column);
+                    for column in (0..data.len()).rev().map(|power| (power + first) % data.len()) {
+                        let column = bytes(data[column].slot, data[column].offset);
+                        p.iter_mut().zip(&column).for_each(|(a, b)| *a ^= b);
+                        sum.iter_mut().zip(&column).for_each(|(a, b)| *a = multiply(*a, 2) ^ b);
                     }
-                    assert!(xor.iter().all(|&b| b == 0), "parity is wrong in unit {unit}");
+                    assert!(p.iter().all(|&b| b == 0), "parity is wrong in unit {unit}");
+                    assert!(
+                        q.is_none_or(|q| bytes(q.home.slot, q.home.offset) == sum),
+                        "Q is wrong in unit {unit}"
+                    );
                 }
             }
         }

@@ -10,11 +10,13 @@ use crate::meta::MemberState;
 use crate::sim::{DiskConfig, Latency, Rng};
 use std::time::Duration;
 
-const SHAPES: [(Level, usize); 7] = [
+const SHAPES: [(Level, usize); 9] = [
     (Level::Raid1, 2),
     (Level::Raid1, 3),
     (Level::Raid5, 3),
     (Level::Raid5, 5),
+    (Level::Raid6, 4),
+    (Level::Raid6, 6),
     (Level::Raid10, 3),
     (Level::Raid10, 4),
     (Level::Raid10, 5),
@@ -172,7 +174,7 @@ impl Storm {
 
 #[test]
 fn a_storm_of_requests_and_failures_loses_nothing_and_leaves_nothing_unanswered() {
-    for seed in 1..=60 {
+    for seed in 1..=80 {
         let mut storm = Storm::new(seed);
         (0..30).for_each(|round| storm.round(round));
         storm.end();

@@ -106,13 +106,15 @@ impl Unit {
     }
 }
 
-const SHAPES: [(Level, usize); 6] = [
+const SHAPES: [(Level, usize); 8] = [
     (Level::Raid0, 3),
     (Level::Raid1, 3),
     (Level::Raid10, 4),
     (Level::Raid10, 3),
     (Level::Raid5, 3),
     (Level::Raid5, 5),
+    (Level::Raid6, 4),
+    (Level::Raid6, 6),
 ];
 
 fn shapes() -> impl Iterator<Item = Shape> {

@@ -319,6 +319,7 @@ fn after_an_unclean_stop_redundancy_is_completed_where_there_is_any() {
         (Level::Raid1, 3, &[0, 1], Some(0)),
         (Level::Raid1, 2, &[1], None),
         (Level::Raid5, 3, &[0, 1, 2], Some(0)),
+        (Level::Raid6, 4, &[0, 1, 2, 3], Some(0)),
         (Level::Raid10, 4, &[0, 1, 2], Some(0)),
     ] {
         let mut found = created(level, members, 0);

@@ -62,8 +62,8 @@ fn lived(level: Level, slots: usize, spares: usize, seeds: &[u64]) -> Superblock
 proptest! {
     #[test]
     fn what_was_encoded_decodes_to_the_same(
-        level in prop::sample::select(vec![Level::Raid0, Level::Raid1, Level::Raid5, Level::Raid10]),
-        slots in 3usize..=64,
+        level in prop::sample::select(vec![Level::Raid0, Level::Raid1, Level::Raid5, Level::Raid6, Level::Raid10]),
+        slots in 4usize..=64,
         spares in 0usize..=32,
         seeds in prop::collection::vec(any::<u64>(), 0..40),
     ) {
@@ -144,7 +144,7 @@ fn each_impossible_field_is_named() {
     for (at, value, field) in [
         (88, b'-', "name"),
         (88 + 63, 1, "name"),
-        (152, 6, "level"),
+        (152, 7, "level"),
         (156, 4, "layout"),
         (160, 1, "chunk bytes"),
         (164, 1, "block bytes"),

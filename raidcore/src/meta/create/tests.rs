@@ -69,7 +69,9 @@ fn a_first_resync_is_due_unless_the_members_agree_or_there_is_nothing_to_agree_o
 
 #[test]
 fn the_number_of_members_must_fit_the_level() {
-    for (level, too_few) in [(Level::Raid0, 1), (Level::Raid1, 1), (Level::Raid5, 2), (Level::Raid10, 1)] {
+    for (level, too_few) in
+        [(Level::Raid0, 1), (Level::Raid1, 1), (Level::Raid5, 2), (Level::Raid6, 3), (Level::Raid10, 1)]
+    {
         let error = plan(&params(level, too_few)).unwrap_err();
         assert!(matches!(error, CreateError::Layout(LayoutError::TooFewMembers { .. })), "{error}");
         assert!(plan(&params(level, too_few + 1)).is_ok());

@@ -139,8 +139,10 @@ fn layout_spec(args: &CreateArgs) -> Outcome<LayoutSpec> {
         .map_err(|_| Failure::new(format!("--chunk {}: use a power of two from 4K to 16M", args.chunk)))?;
     let mut spec = LayoutSpec::new(level, args.devices.len(), chunk_bytes);
     if let Some(layout) = &args.layout {
-        if level != Level::Raid5 {
-            return Err(Failure::new(format!("--layout {layout} is for level 5: leave it out for {level}")));
+        if level.parities() == 0 {
+            return Err(Failure::new(format!(
+                "--layout {layout} is for levels 5 and 6: leave it out for {level}"
+            )));
         }
         spec.algorithm = layout.parse().map_err(Failure::new)?;
     }
