@@ -15,6 +15,7 @@ mod levels;
 mod lifecycle;
 mod maps;
 mod members;
+mod nbdsh;
 mod remote;
 mod stop;
 mod takeover;
