@@ -108,6 +108,15 @@ pub const MAX_TIMEOUT: Duration = Duration::from_secs(7 * 24 * 3600);
 /// How often the log says that connections were refused.
 pub const REFUSAL_LOG_INTERVAL: Duration = Duration::from_secs(1);
 
+/// Lines of the log that wait to be written; further ones are lost, for nothing waits for whoever reads it.
+pub const LOG_LINES: usize = 2048;
+
+/// Longest line of the log, its end included.
+pub const LOG_LINE_BYTES: usize = 4096;
+
+/// How long a process that ends waits for its log to be written.
+pub const LOG_END_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// How long a client may hold memory without taking or giving a byte while others wait for memory, unless configured
 /// otherwise.
 pub const STALL_TIMEOUT: Duration = Duration::from_secs(60);

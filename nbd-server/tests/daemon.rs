@@ -95,6 +95,18 @@ impl Daemon {
         rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), signal).unwrap();
     }
 
+    /// Waits for its end while nobody reads its log.
+    fn wait_unheard(&mut self) -> Option<i32> {
+        let begun = std::time::Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.code();
+            }
+            assert!(begun.elapsed() < std::time::Duration::from_secs(60), "it does not end");
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+    }
+
     /// The exit status, the rest of what it printed, and its log.
     fn end(mut self) -> (Option<i32>, String, String) {
         let (mut out, mut log) = (String::new(), String::new());
@@ -313,4 +325,27 @@ fn a_demo_whose_port_is_taken_serves_on_its_unix_socket() {
     assert!(told.contains("nbd+unix:///demo") && !told.contains("nbd://"), "{told}");
     let daemon = folder.serve(&["demo", "--dir", "demo", "--tcp", "127.0.0.1:0"]);
     assert!(daemon.first.contains("found again"), "{}", daemon.first);
+}
+
+/// After 859 connections the pipe was full, and with it the reactor hung, and everything that waits for the reactor.
+#[test]
+fn a_log_that_nobody_reads_stops_neither_clients_nor_the_stop() {
+    let (folder, mut daemon) = Folder::with_mirror();
+    for i in 0..5000 {
+        let mut client = UnixStream::connect(folder.path("nbd.sock")).unwrap();
+        client.set_read_timeout(Some(std::time::Duration::from_secs(30))).unwrap();
+        // NBD_OPT_EXPORT_NAME, NO_ZEROES: answered by size and flags.
+        client.write_all(b"\0\0\0\x03IHAVEOPT\0\0\0\x01\0\0\0\x01v").unwrap();
+        let mut answer = [0; 18 + 10];
+        client.read_exact(&mut answer).unwrap_or_else(|error| panic!("client {i}: {error}"));
+    }
+    assert_eq!(folder.status()["arrays"][0]["name"], "v");
+    daemon.signal(rustix::process::Signal::TERM);
+    assert_eq!(daemon.wait_unheard(), Some(0));
+    let (_, _, log) = daemon.end();
+    assert!(log.matches("client attached").count() > 100, "{log}");
+    // Its array was marked clean.
+    let again = folder.serve(&["serve", "--listen", "unix:nbd.sock", "a", "b"]);
+    assert!(folder.status()["arrays"][0]["action"].is_null());
+    drop(again);
 }

@@ -1,4 +1,4 @@
-//! The thread that writes events to the log, so that no array ever waits for a terminal or a full pipe.
+//! The thread that puts what happened to the arrays into the log.
 
 use crate::events::{EventRecord, Severity};
 use crate::failure::{Context, Outcome};

@@ -21,6 +21,7 @@ mod failure;
 mod herald;
 mod house;
 mod listen;
+mod log;
 mod moderation;
 mod nbd_netlink;
 mod notify;
@@ -36,40 +37,19 @@ mod tls;
 
 use clap::Parser;
 use cli::Cli;
-use failure::{Failure, Outcome};
-use std::io::IsTerminal;
+use failure::Outcome;
 use std::process::ExitCode;
-use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
     // Usage errors end in here, with exit status 2; --help and --version with 0.
     let cli = Cli::parse();
-    match start_log(&cli).and_then(|()| commands::run(cli.command)) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            if let Some(sentence) = failure.sentence() {
-                eprintln!("raidctl: {sentence}");
-            }
-            ExitCode::from(failure.exit_status())
-        }
-    }
+    let done = start_log(&cli).and_then(|()| commands::run(cli.command));
+    log::end(done.as_ref().err().and_then(|failure| failure.sentence()));
+    done.map_or_else(|failure| ExitCode::from(failure.exit_status()), |()| ExitCode::SUCCESS)
 }
 
-/// The log goes to stderr, so that what a command prints can be piped. Daemons log what they do, other commands
-/// only what is wrong.
+/// Daemons log what they do, other commands only what is wrong.
 fn start_log(cli: &Cli) -> Outcome<()> {
     let default = if cli.command.is_daemon() { "info" } else { "warn" };
-    let filter = cli.log_level.as_deref().filter(|text| !text.is_empty()).unwrap_or(default);
-    let filter = EnvFilter::try_new(filter).map_err(|error| {
-        Failure::usage(format!(
-            "the log filter {filter:?} is not understood ({error}): say error, warn, info, debug or trace"
-        ))
-    })?;
-    tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false)
-        .with_env_filter(filter)
-        .init();
-    Ok(())
+    log::start(cli.log_level.as_deref().filter(|text| !text.is_empty()).unwrap_or(default))
 }

@@ -7,6 +7,7 @@
 //! a shell may pass on what the terminal has sent to both already.
 
 use crate::failure::{Context, Outcome};
+use crate::log;
 use crate::succession::Heir;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -101,10 +102,10 @@ fn watch(signals: &mut Signals, post: &SyncSender<Wish>, is_clean: &AtomicBool) 
 }
 
 fn end_at_once(is_clean: bool) {
-    if is_clean {
-        eprintln!("raidctl: everything is stopped and marked clean already");
-        std::process::exit(0);
-    }
-    eprintln!("raidctl: stopped at once; the arrays will be resynced when they are served again");
-    std::process::exit(1);
+    let (sentence, status) = match is_clean {
+        true => ("everything is stopped and marked clean already", 0),
+        false => ("stopped at once; the arrays will be resynced when they are served again", 1),
+    };
+    log::end(Some(sentence));
+    std::process::exit(status);
 }
