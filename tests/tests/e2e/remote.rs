@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::time::{Duration, Instant};
 use tests::Need::Program;
-use tests::{Disks, Server, member_state, program, raidctl, run, skipped};
+use tests::{Disks, Server, member_state, program, raidctl, run, skipped, takeover};
 
 /// nbdkit with one file, on a socket beside it. It is killed when it is dropped.
 struct Remote {
@@ -95,6 +95,32 @@ fn an_array_of_a_file_and_exports_rides_out_a_restart_and_survives_a_loss() {
         server.stop().ok();
         drop((first, second));
     }
+}
+
+/// Exports were looked for among the files, so that a daemon that had any was not taken over.
+#[test]
+fn a_daemon_with_an_export_as_member_is_taken_over() {
+    if skipped(&[Program("nbdkit"), Program("qemu-io")]) {
+        return;
+    }
+    let disks = Disks::new(2, 64);
+    let remote = Remote::start(&disks.all()[1]);
+    let devices = [disks.all()[0].clone(), remote.uri()];
+    create(&["--level", "1", "--assume-clean"], &devices).ok();
+    let server = Server::start(disks.dir(), &devices);
+    io(&server, &["write -P 7 0 4M"]);
+    let heir = Server::take_over(disks.dir(), "heir.log", &devices);
+    assert_eq!(server.end().ok().code, Some(0));
+    io(&heir, &["read -P 7 0 4M", "write -P 8 1M 1M", "flush", "read -P 8 1M 1M"]);
+    let array = heir.array("vol0");
+    assert_eq!(member_state(&array, &devices[1]), "in_sync", "{array:#}");
+    // A path that leads nowhere is found before anything is let go of.
+    let nowhere = disks.path("nowhere");
+    let mut late = Server::spawn(disks.dir(), "late.log", &mut takeover(&[devices[0].clone(), nowhere]));
+    late.wait_log("no such device");
+    late.end().refused(&["nowhere", "nothing was taken over"]);
+    io(&heir, &["read -P 8 1M 1M"]);
+    heir.stop();
 }
 
 #[test]

@@ -93,6 +93,12 @@ pub fn absolute(name: &Path) -> Outcome<PathBuf> {
     }
 }
 
+/// True if there is nothing at this path. An export is not looked for: a server that is away for a moment is no mistake
+/// in the configuration.
+pub fn leads_nowhere(name: &Path) -> bool {
+    matches!(uri_of(name), Ok(None)) && !name.exists()
+}
+
 /// Connects to an export.
 pub fn reach(uri: &NbdUri) -> Outcome<Reached> {
     Reached::new(uri, &NbdOptions::default()).map_err(Failure::new)

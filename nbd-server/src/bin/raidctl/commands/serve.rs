@@ -7,7 +7,7 @@ use crate::compose::{Places, Plan, uris};
 use crate::config::ServeConfig;
 use crate::control::socket::{OwnedSocket, default_control, default_listen};
 use crate::daemon::{Daemon, Reload, Setup};
-use crate::devices::{Bench, refuse_twins};
+use crate::devices::{Bench, leads_nowhere, refuse_twins};
 use crate::failure::{Failure, Outcome};
 use crate::listen;
 use crate::notify::Notifier;
@@ -82,7 +82,7 @@ fn take_over(args: &ServeArgs, config: ServeConfig, activation: Activation) -> O
     let mut takeover = Takeover::begin(&control)?;
     let devices = takeover.with_devices_in_use(&config.devices);
     refuse_twins(&devices)?;
-    if let Some(missing) = config.devices.iter().find(|device| !device.exists()) {
+    if let Some(missing) = config.devices.iter().find(|device| leads_nowhere(device)) {
         return Err(Failure::new(format!("{}: no such device: nothing was taken over", missing.display())));
     }
     // Memory and io_uring are there.
