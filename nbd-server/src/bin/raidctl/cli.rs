@@ -309,7 +309,7 @@ pub struct EventsArgs {
 )]
 pub struct AttachArgs {
     /// The export: nbd://HOST[:PORT]/EXPORT, nbd+unix:///EXPORT?socket=PATH, or the name of one of the daemon on this
-    /// machine that listens at its default place
+    /// machine
     #[arg(value_name = "URI|NAME")]
     pub export: String,
     /// The device [default: the first that is free]
@@ -338,6 +338,9 @@ pub struct AttachArgs {
     /// As JSON
     #[arg(long)]
     pub json: bool,
+    /// Where the daemon is controlled, if the export is given by its name.
+    #[command(flatten)]
+    pub control: ControlArgs,
     /// This is the process in the background, and this is its log.
     #[arg(long, hide = true, requires = "foreground", value_name = "LOG")]
     pub keeper: Option<PathBuf>,

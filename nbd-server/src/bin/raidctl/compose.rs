@@ -13,7 +13,7 @@ use crate::failure::{Context, Failure, Outcome};
 use crate::herald::Herald;
 use crate::house::{House, Window};
 use crate::policy::Policy;
-use crate::report::StatusReport;
+use crate::report::{self, StatusReport};
 use crate::signals::Wish;
 use crate::succession::{Estate, SuccessionDesk};
 use crate::tls::Tls;
@@ -100,6 +100,7 @@ impl Service {
         refuse_twins(&plan.devices)?;
         raise_descriptor_limit();
         window.events.open();
+        window.status.lock().listen = places.listen.iter().map(report::of_listener).collect();
         let herald = Herald::start(Arc::clone(window))?;
         let reactor = Reactor::spawn(plan.policy.reactor(), {
             let (plan, window) = (plan.clone(), Arc::clone(window));

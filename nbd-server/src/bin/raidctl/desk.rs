@@ -61,7 +61,10 @@ impl FrontDesk {
     fn status(&self, array: Option<&str>) -> Outcome<StatusReport> {
         match array {
             None => Ok(self.window.status.lock().clone()),
-            Some(name) => Ok(StatusReport { arrays: vec![self.report(name)?] }),
+            Some(name) => {
+                let listen = self.window.status.lock().listen.clone();
+                Ok(StatusReport { arrays: vec![self.report(name)?], listen })
+            }
         }
     }
 

@@ -137,7 +137,7 @@ impl House {
     /// The status first: whoever is told of an event and asks, finds what it is about.
     fn publish_with(&mut self, news: Vec<News>) {
         let arrays = self.arrays.iter().map(|hosted| report::of_array(&hosted.lu.dev().status())).collect();
-        *self.window.status.lock() = StatusReport { arrays };
+        self.window.status.lock().arrays = arrays;
         self.stale = false;
         self.publish_at = self.clock.now() + PUBLISH_INTERVAL;
         for News { severity, event, array, device, message } in news {

@@ -2,6 +2,7 @@
 //!
 //! Plain data that travels over the control socket; the daemon makes it from what the engine says of itself.
 
+use nbd_server::listen::Listener;
 use raidcore::array::{Action, ArrayStatus, MemberStatus};
 use raidcore::meta::MemberState;
 use serde::{Deserialize, Serialize};
@@ -11,6 +12,18 @@ use serde::{Deserialize, Serialize};
 pub struct StatusReport {
     /// In the order in which they were found.
     pub arrays: Vec<ArrayReport>,
+    /// Where clients connect.
+    #[serde(default)]
+    pub listen: Vec<ListenReport>,
+}
+
+/// A place where clients connect.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListenReport {
+    /// As `serve --listen` takes it: `unix:PATH`, `tcp:ADDR:PORT`.
+    pub address: String,
+    /// `off`, `allow`, `require`.
+    pub tls: String,
 }
 
 /// One array.
@@ -84,6 +97,11 @@ pub struct LuReport {
     pub name: String,
     /// Its size in bytes.
     pub size_bytes: u64,
+}
+
+/// The report of a place to listen at.
+pub fn of_listener(listener: &Listener) -> ListenReport {
+    ListenReport { address: listener.addr().to_string(), tls: listener.tls().to_string() }
 }
 
 /// The report of an array that says this of itself.
@@ -161,6 +179,7 @@ pub mod samples {
                 action: Some(ActionReport { kind: "rebuild".into(), percent: 12.5, eta_s: Some(61) }),
                 lus: vec![LuReport { name: "vol0".into(), size_bytes: 768 << 20 }],
             }],
+            listen: vec![ListenReport { address: "unix:/run/raidctl/nbd.sock".into(), tls: "off".into() }],
         }
     }
 }
@@ -196,6 +215,9 @@ mod tests {
             "lus",
             "name",
             "size_bytes",
+            "listen",
+            "address",
+            "tls",
         ] {
             let key = format!("\"{key}\":");
             let at = rest.find(&key).unwrap_or_else(|| panic!("{key} is missing or out of order in {text}"));

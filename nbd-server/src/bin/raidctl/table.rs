@@ -1,6 +1,6 @@
 //! The status for people. Pure: a report goes in, text comes out.
 
-use crate::report::{ActionReport, ArrayReport, ErrorCounts, MemberReport, StatusReport};
+use crate::report::{ActionReport, ArrayReport, ErrorCounts, ListenReport, MemberReport, StatusReport};
 use crate::size::Size;
 use comfy_table::Table;
 use comfy_table::presets::NOTHING;
@@ -8,10 +8,24 @@ use std::time::Duration;
 
 /// The whole report.
 pub fn status(report: &StatusReport) -> String {
-    if report.arrays.is_empty() {
-        return "no arrays".to_string();
+    let mut parts: Vec<String> = report.arrays.iter().map(array).collect();
+    if parts.is_empty() {
+        parts.push("no arrays".to_string());
     }
-    report.arrays.iter().map(array).collect::<Vec<_>>().join("\n\n")
+    if !report.listen.is_empty() {
+        parts.push(places(&report.listen));
+    }
+    parts.join("\n\n")
+}
+
+/// `listening at unix:/run/raidctl/nbd.sock, tcp:10.0.0.1:10809 (TLS required)`
+fn places(listen: &[ListenReport]) -> String {
+    let place = |ListenReport { address, tls }: &ListenReport| match tls.as_str() {
+        "require" => format!("{address} (TLS required)"),
+        "allow" => format!("{address} (TLS possible)"),
+        _ => address.clone(),
+    };
+    format!("listening at {}", listen.iter().map(place).collect::<Vec<_>>().join(", "))
 }
 
 /// One array: a headline, what runs in the background, and a line per device.
@@ -78,6 +92,7 @@ mod tests {
             "missing",
             "faulty",
             "/dev/loop5",
+            "listening at unix:/run/raidctl/nbd.sock",
         ] {
             assert!(text.contains(part), "{part:?} is not in:\n{text}");
         }

@@ -5,18 +5,21 @@
 
 use crate::attachment::keeper::{Keeper, Settings};
 use crate::attachment::record::{self, Record};
-use crate::cli::AttachArgs;
+use crate::cli::{AttachArgs, ControlArgs};
+use crate::control::client::Client;
 use crate::control::socket::default_listen;
 use crate::failure::{Context, Failure, Outcome};
 use crate::listen;
 use crate::nbd_netlink::Driver;
 use crate::output;
+use crate::report::ListenReport;
 use nbd_server::client::{Address, NbdUri};
 use nbd_server::listen::ListenAddr;
 use nbd_server::tls::TlsMode;
 use sd_notify::NotifyState;
 use std::fs::OpenOptions;
 use std::io::{BufRead, BufReader};
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -42,7 +45,11 @@ pub fn run(args: &AttachArgs) -> Outcome<()> {
 
 /// What the command line means.
 fn settings(args: &AttachArgs) -> Outcome<Settings> {
-    let mut uri = if NbdUri::is_meant_by(&args.export) { parse(&args.export)? } else { local(&args.export)? };
+    let mut uri = if NbdUri::is_meant_by(&args.export) {
+        parse(&args.export)?
+    } else {
+        local(&args.export, &args.control)?
+    };
     if uri.tls.is_some() {
         return Err(Failure::new(format!(
             "{uri} uses TLS, which the kernel's NBD driver does not know: let the server listen without TLS on a unix \
@@ -68,17 +75,53 @@ fn parse(text: &str) -> Outcome<NbdUri> {
     text.parse().map_err(Failure::usage)
 }
 
-/// An export of the daemon that listens where daemons listen if nobody says otherwise.
-fn local(name: &str) -> Outcome<NbdUri> {
-    let socket = default_listen();
-    if !socket.exists() {
+/// An export of the daemon on this machine, which says itself where it listens.
+fn local(name: &str, control: &ControlArgs) -> Outcome<NbdUri> {
+    let report = Client::connect(control).and_then(|mut daemon| daemon.status(None)).map_err(|failure| {
+        Failure::new(format!(
+            "{name:?} is no NBD URI, and of the name of an export only the daemon knows the place: {failure}; or say \
+             nbd://HOST/EXPORT or nbd+unix:///EXPORT?socket=PATH"
+        ))
+    })?;
+    let names: Vec<&str> =
+        report.arrays.iter().flat_map(|array| &array.lus).map(|lu| lu.name.as_str()).collect();
+    if !names.contains(&name) {
         return Err(Failure::new(format!(
-            "{name:?} is no NBD URI, and no daemon listens at {}: say nbd://HOST/EXPORT or \
-             nbd+unix:///EXPORT?socket=PATH, as the daemon printed it when it started",
-            socket.display()
+            "there is no export {name:?}: the daemon serves {}",
+            names.join(", ")
         )));
     }
-    parse(&listen::uri(&ListenAddr::Unix(socket), TlsMode::Off, name))
+    let place = place_for_kernel(&report.listen).ok_or_else(|| {
+        Failure::new(format!(
+            "the daemon offers {name} with TLS only, which the kernel's NBD driver does not know: let it listen \
+             without TLS on a unix socket as well"
+        ))
+    })?;
+    parse(&listen::uri(&place, TlsMode::Off, name))
+}
+
+/// Of the places where a daemon listens, the one for the kernel of the same machine: without TLS, and a unix socket
+/// before any TCP address. A daemon of a version that does not say is where daemons are by default.
+fn place_for_kernel(places: &[ListenReport]) -> Option<ListenAddr> {
+    if places.is_empty() {
+        return Some(ListenAddr::Unix(default_listen()));
+    }
+    let clear = places.iter().filter(|place| place.tls != TlsMode::Require.to_string());
+    let clear: Vec<ListenAddr> =
+        clear.filter_map(|place| place.address.parse().ok()).map(reachable).collect();
+    let unix = clear.iter().find(|place| matches!(place, ListenAddr::Unix(_)));
+    unix.or(clear.first()).cloned()
+}
+
+/// Who listens at all addresses listens at the machine's own, too.
+fn reachable(place: ListenAddr) -> ListenAddr {
+    match place {
+        ListenAddr::Tcp(mut addr) if addr.ip().is_unspecified() => {
+            addr.set_ip(if addr.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() });
+            ListenAddr::Tcp(addr)
+        }
+        other => other,
+    }
 }
 
 /// Is the keeper, until the device is disconnected.
@@ -164,5 +207,28 @@ fn hear(mut keeper: Child) -> Outcome<String> {
             let status = keeper.wait().context("cannot wait for the process that keeps the device")?;
             Err(Failure::new(format!("the process that keeps the device ended ({status})")))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chosen(places: &[(&str, &str)]) -> Option<String> {
+        let report =
+            |&(address, tls): &(&str, &str)| ListenReport { address: address.into(), tls: tls.into() };
+        place_for_kernel(&places.iter().map(report).collect::<Vec<_>>()).map(|place| place.to_string())
+    }
+
+    #[test]
+    fn the_kernel_connects_where_it_can_and_rather_by_a_unix_socket() {
+        let (tcp, unix) = (("tcp:10.0.0.1:10809", "off"), ("unix:/a b/s", "allow"));
+        assert_eq!(chosen(&[tcp, unix]).as_deref(), Some("unix:/a b/s"));
+        assert_eq!(chosen(&[tcp]).as_deref(), Some("tcp:10.0.0.1:10809"));
+        assert_eq!(chosen(&[("tcp:0.0.0.0:1", "off")]).as_deref(), Some("tcp:127.0.0.1:1"));
+        assert_eq!(chosen(&[("tcp:[::]:1", "off")]).as_deref(), Some("tcp:[::1]:1"));
+        assert_eq!(chosen(&[("unix:/s", "require"), tcp]).as_deref(), Some("tcp:10.0.0.1:10809"));
+        assert_eq!(chosen(&[("unix:/s", "require")]), None);
+        assert_eq!(chosen(&[]), Some(format!("unix:{}", default_listen().display())));
     }
 }
