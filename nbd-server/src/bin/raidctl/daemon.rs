@@ -15,6 +15,7 @@ use crate::failure::{Failure, Outcome};
 use crate::house::Window;
 use crate::notify::Notifier;
 use crate::policy::Policy;
+use crate::report::StatusReport;
 use crate::signals::{Wish, Wishes};
 use crate::succession::{Estate, Heir, devices_in_use};
 use nbd_server::export::Export;
@@ -129,14 +130,9 @@ impl Daemon {
         }
     }
 
-    /// The watchdog is fed only if the reactor answers.
     fn look_after(&mut self) -> Outcome<()> {
-        match self.service.answers() {
-            Ok(()) => self.base.notifier.alive(&self.base.company.window.status.lock()),
-            Err(CallError::Gone) => return Err(Failure::new("the reactor has stopped: see the log")),
-            Err(error) => tracing::error!("{error}: a device may hang in the kernel; see dmesg"),
-        }
-        Ok(())
+        let answered = self.service.answers();
+        feed(&mut self.base.notifier, answered, &self.base.company.window.status.lock())
     }
 
     fn stop(self) -> Outcome<()> {
@@ -193,6 +189,17 @@ impl Daemon {
             }
         }
     }
+}
+
+/// The watchdog is fed only if the reactor answers: one that hangs is to be found out by it. One that is gone ends the
+/// daemon.
+fn feed(notifier: &mut Notifier, answered: Result<(), CallError>, report: &StatusReport) -> Outcome<()> {
+    match answered {
+        Ok(()) => notifier.alive(report),
+        Err(CallError::Gone) => return Err(Failure::new("the reactor has stopped: see the log")),
+        Err(error) => tracing::error!("{error}: a device may hang in the kernel; see dmesg"),
+    }
+    Ok(())
 }
 
 /// The new process did not come to serve.
@@ -336,4 +343,32 @@ fn wait_until_free(devices: &[PathBuf]) -> Result<(), String> {
         devices.iter().try_for_each(|device| free(device, &bench, begun))
     };
     wait().map_err(|failure: Failure| format!("the devices are not free: {failure}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixDatagram;
+
+    #[test]
+    fn the_watchdog_of_a_reactor_that_hangs_goes_hungry() {
+        let (manager, socket) = UnixDatagram::pair().unwrap();
+        manager.set_nonblocking(true).unwrap();
+        let heard = || {
+            let mut text = [0; 100];
+            manager.recv(&mut text).ok().map(|len| String::from_utf8_lossy(&text[..len]).into_owned())
+        };
+        let mut notifier = Notifier::new(socket, Some(Duration::from_secs(1)));
+        let report = StatusReport::default();
+        notifier.ready(&report);
+        assert!(heard().is_some_and(|text| text.starts_with("READY=1")));
+        for hangs in [CallError::Timeout, CallError::Busy] {
+            feed(&mut notifier, Err(hangs), &report).unwrap();
+            assert_eq!(heard(), None, "{hangs}");
+        }
+        feed(&mut notifier, Ok(()), &report).unwrap();
+        assert_eq!(heard().as_deref(), Some("WATCHDOG=1\n"));
+        assert!(feed(&mut notifier, Err(CallError::Gone), &report).is_err());
+        assert_eq!(heard(), None);
+    }
 }
