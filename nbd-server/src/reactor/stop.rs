@@ -1,4 +1,10 @@
 //! Stopping in order: listeners, connections, flushes, engine. Each step has an end.
+//!
+//! What a client sends once a stop has begun is not answered: its connection ends. `NBD_ESHUTDOWN` would be final, for the
+//! kernel's driver and qemu turn it into an I/O error of whoever uses the device; where a connection ends they connect
+//! again and repeat what has no answer, and a takeover lives of that. In the handshake `NBD_REP_ERR_SHUTDOWN` can only
+//! answer an option. One that was taken up is answered; to wait for one more would let every silent client delay the
+//! stop, for an answer that tells it no more than the end of the connection does.
 
 use super::host::Host;
 use crate::engine::Engine;
