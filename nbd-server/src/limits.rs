@@ -121,6 +121,12 @@ pub const LOG_END_TIMEOUT: Duration = Duration::from_secs(2);
 /// otherwise.
 pub const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// How often in a [`STALL_TIMEOUT`] clients that hold memory are looked at while others wait for it: all connections are
+/// gone through, so not with each turn.
+pub const MIN_STALL_LOOKS: u32 = 8;
+/// See [`MIN_STALL_LOOKS`].
+pub const MAX_STALL_LOOKS: u32 = 64;
+
 /// How long a connection that is being closed may go without taking its last replies, before it is cut; and
 /// what it must take in a second on top, for the end of a large reply is all that is seen of it.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);

@@ -213,6 +213,35 @@ fn who_holds_memory_and_only_seems_to_move_is_cut_when_others_need_it() {
     }
 }
 
+/// It was cut the moment it found room if it had waited for that longer than the limit, for all the time it had not
+/// moved: nothing had been taken from it.
+#[test]
+fn who_waited_long_for_memory_is_given_time_once_it_has_some() {
+    let stall_timeout = Duration::from_secs(1);
+    let (slow, held, _) = Slow::new();
+    let server = Server::with(ReactorConfig { stall_timeout, ..ReactorConfig::small() }, slow);
+    let mut hogs = [1, 2].map(|host| server.connect_from(host, false));
+    hogs.iter_mut().for_each(|hog| hog.send(&request(0, READ, 1, 0, 2 << 20)));
+    server.wait_for("memory to be held", |host| host.connections().iter().all(|c| c.in_flight == 1));
+    // As much as the socket takes without anybody who reads.
+    let mut waits = server.connect_from(3, false);
+    waits.send(&[&request(0, WRITE, 2, 0, 2 << 20)[..], &[7; 20_000]].concat());
+    let last = server.connect_from(4, false);
+    (&last.stream).write_all(&request(0, READ, 3, 0, 2 << 20)).unwrap();
+    let begun = server.handle.call(|host| host.clock().now()).unwrap();
+    server.wait_for("the limit to pass", move |host| host.clock().now() > begun + 2 * stall_timeout);
+    held.store(false, Ordering::Release);
+    server.handle.call(|_| ()).unwrap();
+    // One takes its reply: now there is memory for the first that waits, and not for the second.
+    assert_eq!(hogs[0].answer(|_| 2 << 20).error, 0);
+    waits.send(&vec![7; 2 * MIB - 20_000]);
+    assert_eq!(waits.answer(|_| 0).error, 0);
+    let mut last = last;
+    assert_eq!(last.answer(|_| 2 << 20).error, 0);
+    drop((hogs, waits, last));
+    server.wait_until_idle();
+}
+
 /// What a thousand idle connections do to one that works: printed, for the table of figures.
 #[test]
 #[ignore = "a measurement: cargo test --release -p nbd-server --test hard -- --ignored --nocapture"]

@@ -237,6 +237,7 @@ impl Conn {
             return;
         }
         self.start_tls_when_due();
+        let was_parked = self.is_parked();
         let mut input = self.input.take();
         let mut seal = self.seal.take();
         let end = match &mut seal {
@@ -245,6 +246,10 @@ impl Conn {
         };
         self.seal = seal;
         self.input = input.filter(|input| input.from < input.to && !self.closing);
+        if was_parked && !self.is_parked() {
+            // Nothing was taken from it meanwhile: it was not the client that did not move.
+            self.received_at = ctx.now;
+        }
         if let Err(offence) = end {
             tracing::info!(peer = %self.peer, %offence, "client breaks the protocol");
             self.close();

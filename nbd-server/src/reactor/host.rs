@@ -15,7 +15,10 @@ use crate::access::{Access, Peer};
 use crate::conn::{Conn, Context, ExportState, Pool, Traffic};
 use crate::engine::Engine;
 use crate::export::{Export, ExportError, ExportId, Exports};
-use crate::limits::{LARGE_RECEIVE_BYTES, MAX_CONNECTIONS, MAX_LISTENERS, SMALL_RECEIVE_BYTES};
+use crate::limits::{
+    LARGE_RECEIVE_BYTES, MAX_CONNECTIONS, MAX_LISTENERS, MAX_STALL_LOOKS, MIN_STALL_LOOKS,
+    SMALL_RECEIVE_BYTES,
+};
 use crate::listen::Listener;
 use crate::tls::ServerTls;
 use raidcore::buf::Slab;
@@ -94,6 +97,8 @@ pub struct Host<E> {
     /// In this turn, a request found no memory, of a client that holds none for nothing.
     pub(super) starved: bool,
     stall_timeout: Duration,
+    /// When clients that hold memory are looked at next if somebody waits for it.
+    stall_look_at: Time,
     /// Connections that were cut because they did not come to an end.
     pub(super) cut_connections: usize,
 }
@@ -333,25 +338,32 @@ impl<E> Host<E> {
         }
     }
 
-    /// While requests find no memory, the clients that hold some without moving have a limit. When it is up for
-    /// the next of them; `None` if nobody waits for memory or nobody holds any.
+    /// While requests find no memory, the clients that hold some without moving have a limit. When they are looked at
+    /// next; `None` if nobody waits for memory.
     pub(super) fn next_stall(&self) -> Option<Time> {
-        let since = self.places.iter().flatten().filter_map(|place| place.conn.holds_memory_since());
-        if self.starved { since.min().map(|since| since + self.stall_timeout) } else { None }
+        self.starved.then_some(self.stall_look_at)
     }
 
     /// Cuts clients that have held memory for too long while others wait for it.
+    ///
+    /// All connections are looked at, so it is done seldom: turns are many while somebody waits. Who begins to stand
+    /// still between two looks is cut that much later.
     pub(super) fn cut_stalled(&mut self, now: Time) {
         if self.next_stall().is_none_or(|at| at > now) {
             return;
         }
+        let mut next = now + self.stall_timeout / MIN_STALL_LOOKS;
         for index in 0..self.places.len() as u16 {
-            let since = self.conn(index).and_then(Conn::holds_memory_since);
-            if since.is_some_and(|since| since + self.stall_timeout <= now) {
+            let Some(since) = self.conn(index).and_then(Conn::holds_memory_since) else { continue };
+            let limit = since + self.stall_timeout;
+            if limit <= now {
                 tracing::warn!(index, "client holds memory and does not move: it is cut, for others need it");
                 self.change(index, Conn::kill);
+            } else {
+                next = next.min(limit);
             }
         }
+        self.stall_look_at = next.max(now + self.stall_timeout / MAX_STALL_LOOKS);
     }
 
     /// When the next of the connections that are being closed is cut. Those are among the dirty ones.
@@ -420,6 +432,7 @@ impl<E: Engine> Host<E> {
             submitted: false,
             starved: false,
             stall_timeout: config.stall_timeout,
+            stall_look_at: Time::ZERO,
             cut_connections: 0,
         }
     }
