@@ -112,7 +112,14 @@ impl Service {
         let handle = reactor.handle();
         let listeners = places.listen.iter().map(Listener::share).collect();
         let opened = plan.clone();
-        let exports = handle.call(move |host| open_house(host, listeners, &opened)).map_err(no_reactor)??;
+        let opened = handle.call(move |host| open_house(host, listeners, &opened)).map_err(no_reactor);
+        let exports = match opened.and_then(|exports| exports) {
+            Ok(exports) => exports,
+            Err(failure) => {
+                close(reactor);
+                return Err(failure);
+            }
+        };
         let desk = FrontDesk::new(handle, Arc::clone(window));
         let desk = Arc::new(SuccessionDesk::new(desk, Arc::clone(window), estate.clone(), post.clone()));
         let control = ControlServer::start(Arc::clone(&places.control), desk)?;
@@ -143,11 +150,18 @@ impl Service {
     /// Lets clients finish, flushes, marks the arrays clean and lets go of the devices. `is_clean` is set as soon as
     /// nothing is left to lose.
     pub fn stop(mut self, limits: StopLimits, is_clean: &AtomicBool) -> Outcome<Ending> {
-        let report = self.reactor.handle().stop_within(limits).map_err(no_reactor)?;
+        let report = match self.reactor.handle().stop_within(limits) {
+            Ok(report) => report,
+            Err(error) => {
+                self.control.stop();
+                close(self.reactor);
+                return Err(no_reactor(error));
+            }
+        };
         let trouble = describe(&report).or_else(|| self.herald.unclean());
         is_clean.store(trouble.is_none(), Ordering::Release);
         self.control.stop();
-        let has_ended = join(self.reactor);
+        let has_ended = close(self.reactor);
         let trouble = trouble.or_else(|| self.herald.unclean());
         self.herald.finish();
         let held_up = (!has_ended).then(|| held_up(&self.herald.window.status.lock()));
@@ -155,17 +169,17 @@ impl Service {
     }
 }
 
-/// Waits for the reactor's thread to end, and says whether it did. The kernel does not let a thread go while a request
+/// Ends the reactor's thread, waits for it with a bound, and says whether it has ended. The kernel does not let a thread go while a request
 /// of its ring is stuck in a driver or a frozen file system; nothing but that device can end this.
-fn join(reactor: Reactor<House>) -> bool {
+fn close(reactor: Reactor<House>) -> bool {
     let (tell, told) = channel();
     let joining = std::thread::Builder::new().name("last".to_string()).spawn(move || {
-        reactor.join();
+        drop(reactor);
         if tell.send(()).is_err() {
             tracing::debug!("nobody waits for the reactor any more");
         }
     });
-    // Without a thread the reactor was joined when the closure was dropped.
+    // Without a thread the reactor has ended when the closure was dropped.
     joining.is_err() || told.recv_timeout(LAST_WAIT).is_ok()
 }
 

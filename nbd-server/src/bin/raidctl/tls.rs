@@ -89,14 +89,25 @@ impl Tls {
     }
 
     /// Refuses what cannot be meant: TLS without certificates, and certificates without TLS.
-    pub fn check<'a>(&self, mut places: impl Iterator<Item = (&'a ListenAddr, TlsMode)>) -> Outcome<()> {
-        let used = places.find(|(_, mode)| *mode != TlsMode::Off);
+    pub fn check<'a>(&self, places: impl Iterator<Item = (&'a ListenAddr, TlsMode)>) -> Outcome<()> {
+        let used: Vec<_> = places.filter(|(_, mode)| *mode != TlsMode::Off).collect();
+        let must_show = self.clients == ClientCerts::Require;
+        let open = used.iter().find(|(_, mode)| *mode == TlsMode::Allow);
+        if let Some((place, _)) = open.filter(|_| must_show) {
+            return Err(Failure::usage(format!(
+                "{place} also lets clients in without TLS, and so without a certificate, which --tls-verify-peer is to \
+                 refuse: say require for it, not allow"
+            )));
+        }
+        let used = used.first();
         match (used, &self.certificates) {
             (Some((place, _)), None) => Err(Failure::usage(format!(
                 "{place} is to use TLS, and there are no certificates: say --tls-certificates DIR"
             ))),
             (None, _)
-                if self.certificates.is_some() || self.of_tcp.is_some_and(|mode| mode != TlsMode::Off) =>
+                if must_show
+                    || self.certificates.is_some()
+                    || self.of_tcp.is_some_and(|mode| mode != TlsMode::Off) =>
             {
                 Err(Failure::usage(
                     "TLS is prepared, and no address uses it: say --tls require or allow with a TCP address, or \
@@ -180,6 +191,10 @@ mod tests {
         assert!(bare.check(listen(TlsMode::Off)).is_ok());
         assert!(bare.check(listen(TlsMode::Allow)).unwrap_err().to_string().contains("--tls-certificates"));
         assert!(wanted.check(listen(TlsMode::Off)).unwrap_err().to_string().contains("no address uses it"));
+        // Both used to be taken without a word, and clients without a certificate let in.
+        let verifies = tls("--tls-verify-peer", "").unwrap();
+        assert!(verifies.check(listen(TlsMode::Off)).unwrap_err().to_string().contains("no address uses it"));
+        assert!(verifies.check(listen(TlsMode::Allow)).unwrap_err().to_string().contains("say require"));
         assert_eq!(tls("", "mode = 'maybe'").unwrap_err().exit_status(), 2);
         let missing = tls("--tls-certificates /nonexistent", "").unwrap().reread().unwrap_err();
         assert!(missing.to_string().contains("/nonexistent/server-cert.pem is not there"), "{missing}");
