@@ -4,7 +4,8 @@
 //! plaintext is taken only while at most a record of ciphertext waits to be sent; a handshake message is at most
 //! 64 KiB. A channel in which nothing moves keeps none of it.
 //!
-//! After an error nothing more is taken or given but the alert that tells the peer.
+//! After an error nothing more is taken or given but the alert that tells the peer. After our own good-bye what the
+//! peer still sends is not looked at.
 
 use super::RECORD_BYTES;
 use rustls::Connection;
@@ -69,10 +70,14 @@ impl Channel {
     }
 
     /// Takes ciphertext that the peer sent. Returns how much it took: all of it, unless plaintext waits to be
-    /// [consumed](Channel::consume) before.
+    /// [consumed](Channel::consume) before. After [`Channel::close`] it is dropped.
     pub fn feed(&mut self, ciphertext: &[u8]) -> Result<usize, TlsError> {
         if let Some(failure) = &self.failure {
             return Err(failure.clone());
+        }
+        // A damaged record would be answered with an alert behind our good-bye, which must be our last word.
+        if self.has_closed {
+            return Ok(ciphertext.len());
         }
         let fed = self.take_in(ciphertext);
         if let Err(failure) = &fed {

@@ -118,6 +118,22 @@ fn a_good_bye_is_told_from_a_cut() {
 }
 
 #[test]
+fn nothing_is_said_behind_the_own_good_bye_whatever_comes() {
+    for established in [false, true] {
+        let (mut client, mut server, _dir) = pair();
+        if established {
+            shake_hands(&mut client, &mut server, 4096).unwrap();
+        }
+        server.close();
+        let mut room = [0; 4096];
+        assert!(server.take_ciphertext(&mut room) > 0 && server.has_closed());
+        let rubbish = b"\x16\x03\x03\x00\x04rubbish";
+        assert_eq!(server.feed(rubbish), Ok(rubbish.len()));
+        assert!(!server.wants_write() && server.plaintext().is_empty());
+    }
+}
+
+#[test]
 fn a_server_that_another_authority_vouches_for_is_refused() {
     let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     Authority::new().trusted_in(dir.path());
