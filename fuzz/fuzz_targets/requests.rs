@@ -1,4 +1,4 @@
-//! `cargo fuzz run --sanitizer none requests fuzz/corpus/requests fuzz/seeds/requests`
+//! `fuzz/run requests`
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| fuzz::requests(data));

@@ -1,8 +1,14 @@
 //! What the fuzz targets do with their bytes. No fuzzer is needed to call it: nbd-server/tests/fuzz.rs runs the same
-//! functions over the seeds and over seeded mutations of them.
+//! functions over the seeds and over seeded mutations of them. What they found stands in docs/FUZZING.md.
 //!
 //! The targets feed the same bytes whole and in pieces: a peer's bytes may arrive in any portions, and what they
 //! mean must not depend on that.
+
+mod superblocks;
+mod tls_entry;
+
+pub use superblocks::superblocks;
+pub use tls_entry::tls_entry;
 
 use nbd_server::export::{Export, ExportId, Exports, MetaContext};
 use nbd_server::limits::{MAX_DRAIN_BYTES, MAX_REQUEST_BYTES};

@@ -1,5 +1,5 @@
 //! The fuzz targets on the stable toolchain and without a fuzzer: over the seeds, and over mutations of them that
-//! are the same in each run. A failure prints the input; `cargo fuzz` goes on from the same seeds for longer.
+//! are the same in each run. A failure prints the input; `fuzz/run` goes on from the same seeds for longer.
 
 #![allow(clippy::unwrap_used)] // a test may unwrap
 
@@ -9,6 +9,9 @@ mod targets;
 use std::path::Path;
 
 const MUTATIONS: u64 = 20_000;
+
+/// Of a target that does public-key cryptography each time.
+const FEW_MUTATIONS: u64 = 1_000;
 
 /// SplitMix64: small, seeded, good enough to choose bytes.
 struct Random(u64);
@@ -67,14 +70,14 @@ fn mutate(random: &mut Random, seeds: &[Vec<u8>]) -> Vec<u8> {
     data
 }
 
-fn run(name: &str, target: fn(&[u8])) {
+fn run(name: &str, count: u64, target: fn(&[u8])) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/seeds").join(name);
     let mut files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();
     let seeds: Vec<_> = files.iter().map(|file| std::fs::read(file).unwrap()).collect();
     assert!(!seeds.is_empty());
     let mut random = Random(1);
-    let mutations = (0..MUTATIONS).map(|_| mutate(&mut random, &seeds));
+    let mutations = (0..count).map(|_| mutate(&mut random, &seeds));
     for data in seeds.iter().cloned().chain(mutations) {
         let report = Report(&data);
         target(report.0);
@@ -83,25 +86,35 @@ fn run(name: &str, target: fn(&[u8])) {
 
 #[test]
 fn no_handshake_breaks_the_server() {
-    run("handshake", targets::handshake);
+    run("handshake", MUTATIONS, targets::handshake);
 }
 
 #[test]
 fn no_stream_of_requests_breaks_the_server() {
-    run("requests", targets::requests);
+    run("requests", MUTATIONS, targets::requests);
 }
 
 #[test]
 fn no_query_of_metadata_contexts_breaks_the_server() {
-    run("meta_contexts", targets::meta_contexts);
+    run("meta_contexts", MUTATIONS, targets::meta_contexts);
 }
 
 #[test]
 fn no_handshake_of_a_server_breaks_the_client() {
-    run("client_handshake", targets::client_handshake);
+    run("client_handshake", MUTATIONS, targets::client_handshake);
 }
 
 #[test]
 fn no_replies_of_a_server_break_the_client() {
-    run("client_replies", targets::client_replies);
+    run("client_replies", MUTATIONS, targets::client_replies);
+}
+
+#[test]
+fn nobody_between_client_and_server_breaks_tls() {
+    run("tls_entry", FEW_MUTATIONS, targets::tls_entry);
+}
+
+#[test]
+fn no_superblocks_break_an_assembly() {
+    run("superblocks", MUTATIONS, targets::superblocks);
 }
