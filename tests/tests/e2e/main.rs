@@ -11,6 +11,7 @@ mod clients;
 mod crash;
 mod demo;
 mod grow;
+mod interop;
 mod levels;
 mod lifecycle;
 mod maps;

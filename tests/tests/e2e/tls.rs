@@ -11,7 +11,7 @@ mod samples;
 use samples::Authority;
 
 /// A server at a TCP port where TLS is in this mode; the port.
-fn serve(disks: &Disks, options: &[&str]) -> (Server, u16) {
+pub(crate) fn serve(disks: &Disks, options: &[&str]) -> (Server, u16) {
     create_clean("5", disks);
     let pki = disks.dir().join("pki");
     let fixed = ["--listen", "tcp:127.0.0.1:0", "--tls-certificates", text(&pki)];
@@ -22,7 +22,7 @@ fn serve(disks: &Disks, options: &[&str]) -> (Server, u16) {
     (server, port.parse().unwrap())
 }
 
-fn certificates(disks: &Disks) -> Authority {
+pub(crate) fn certificates(disks: &Disks) -> Authority {
     let (pki, authority) = (disks.dir().join("pki"), Authority::new());
     std::fs::create_dir_all(&pki).unwrap();
     authority.trusted_in(&pki).server_in(&pki).client_in(&pki);
@@ -41,7 +41,7 @@ fn nbdinfo(uri: &str) -> Finished {
     run(program("nbdinfo").args(["--json", uri]))
 }
 
-fn uri(port: u16, pki: &Path) -> String {
+pub(crate) fn uri(port: u16, pki: &Path) -> String {
     format!("nbds://localhost:{port}/vol0?tls-certificates={}", pki.display())
 }
 
