@@ -149,6 +149,8 @@ impl Link {
         port: &Port,
         answers: &mut Vec<Answer>,
     ) -> Result<(), ClientError> {
+        // Its memory is back, however it ended.
+        let direct = if op == SocketOp::Direct { self.direct.take() } else { None };
         let count = match event.result {
             Ok(Outcome::Bytes(count)) => count,
             Ok(_) => 0,
@@ -175,7 +177,7 @@ impl Link {
                 }
             }
             (SocketOp::Direct, _) => {
-                let asked = self.direct.take().map_or(0, |(_, len)| len);
+                let asked = direct.map_or(0, |(_, len)| len);
                 if count < asked {
                     return Err(ClientError::Closed(Doing::Transmission));
                 }
@@ -259,5 +261,39 @@ fn parse(
             Part::Answer { cookie, result } => answers.push(Answer { job: JobId::of_cookie(cookie), result }),
         }
         input = &input[taken..];
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::terms::{BlockSizes, Replies};
+    use raidcore::buf::{Slab, SlabConfig};
+    use raidcore::time::Clock;
+    use raidcore::uring::{Ring, RingConfig};
+    use rustix::io::Errno;
+    use std::os::unix::net::UnixStream;
+
+    /// The memory was back and the connection still named its borrower: whoever hung it up noted a loan that no event
+    /// would ever end.
+    #[test]
+    fn a_receive_into_a_reads_memory_that_fails_leaves_no_loan() {
+        let slab = Slab::new(&SlabConfig::small()).unwrap();
+        let ring = Ring::new(&RingConfig::default(), &Clock::monotonic(), &slab).unwrap();
+        let export = Terms {
+            size_bytes: 1 << 20,
+            flags: 5,
+            block: BlockSizes::default(),
+            block_announced: false,
+            replies: Replies::Simple,
+        };
+        let stream = UnixStream::pair().unwrap().0.into();
+        let dialled = Dialled { stream, export, codec: Codec::default() };
+        let mut link = Link::new(1, dialled, slab.alloc(4096).unwrap());
+        link.direct = Some((JobId(7), 65536));
+        let broken = Event { token: 6, result: Err(Errno::CONNRESET.into()), memory: EventMemory::None };
+        let worked = link.on_event(SocketOp::Direct, broken, &mut Jobs::new(), &ring.port(), &mut Vec::new());
+        assert!(worked.is_err());
+        assert_eq!(link.borrower(), None);
     }
 }
