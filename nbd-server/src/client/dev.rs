@@ -8,13 +8,14 @@ mod links;
 use super::blocking::{ConnectOptions, Dialled, dial};
 use super::error::{ClientError, ConnectError};
 use super::job::{Job, JobId, Jobs};
+use super::promise::{Promise, Verdict};
 use super::reply::Refusal;
 use super::terms::Terms;
 use super::unflushed::{Unflushed, Written};
 use super::uri::NbdUri;
 use crate::limits::{CLIENT_QUEUE_DEPTH, MAX_CLIENT_CONNECTIONS, PIECE_BYTES, VERIFY_BYTES};
 use crate::proto::wire::transmission_flags as flags;
-use links::{Dials, Place, change};
+use links::{Dials, Place};
 use raidcore::buf::{BufList, View};
 use raidcore::dev::{BlockDev, BlockSize, Completion, ErrorKind, Geometry, IoError, OpKind, Request, Tag};
 use raidcore::limits::MAX_REQUEST_BYTES;
@@ -66,7 +67,8 @@ impl Reached {
         let connections = geometry.queue_depth / CLIENT_QUEUE_DEPTH;
         let mut dialled = vec![first];
         for made in 1..connections {
-            let same = |dialled: &Dialled| change(&terms, &dialled.export).is_none();
+            let promise = promise(&terms, &geometry, connections as usize);
+            let same = |dialled: &Dialled| !matches!(promise.judge(&dialled.export), Verdict::Refused(_));
             let Some(next) = dial(uri, &options.connect).ok().filter(same) else {
                 tracing::warn!("{uri}: {made} connections of {connections} could be made; they will do");
                 break;
@@ -99,9 +101,12 @@ impl Reached {
 ///   ending itself, does not do that.
 /// - **Durable (rule 1).** What was answered and not flushed is remembered by checksum and looked for after each
 ///   reconnect, before anything else is sent; if it cannot be, or is not there, the device is gone. So a server may be
-///   killed and started again without harm, and one that lost its caches is found out.
-/// - **The same export.** If its size, its being read-only, its block sizes or its abilities are not those it was opened
-///   with, the device is gone. That an export of the same shape is another one cannot be seen.
+///   killed and started again without harm, and one that lost its caches is found out. Blocks have 4096 bytes, the
+///   unit of that memory. A writable export without flush is refused: nothing could ever be known to be durable.
+/// - **The same export.** If it comes back smaller, read-only, with larger blocks or without an ability that is relied
+///   on, the device is gone: see [`Promise`]. One that has grown goes on, and
+///   [`refresh_size`](BlockDev::refresh_size) takes the size that each connection was told when it was made. That an
+///   export of the same shape is another one cannot be seen.
 /// - **Nothing a server sends is believed** beyond what was asked: see [`ReplyParser`](super::ReplyParser).
 pub struct NbdDev {
     uri: Box<NbdUri>,
@@ -194,6 +199,14 @@ impl NbdDev {
     /// Why the device is gone, if it is.
     pub fn trouble(&self) -> Option<&str> {
         self.gone.as_deref()
+    }
+
+    /// Lets blocks be as small as `block_size`, as far as the server does: for an array that was made of such ones.
+    ///
+    /// The price: a write of less than 4096 bytes that was not flushed when a connection is lost costs the device.
+    pub fn allow_blocks_of(&mut self, block_size: BlockSize) {
+        let least = smallest_block(&self.terms).unwrap_or(self.geometry.block_size);
+        self.geometry.block_size = self.geometry.block_size.min(block_size.max(least));
     }
 
     /// Connections that stand.
@@ -366,6 +379,16 @@ impl BlockDev for NbdDev {
         self.geometry
     }
 
+    fn refresh_size(&mut self) {
+        // A server serves each connection the size it told it.
+        let told = self.places.iter().filter_map(|place| Some(place.link()?.terms.size_bytes)).min();
+        let size_bytes = Geometry::plain(told.unwrap_or(0), BlockSize::B4096).size_bytes;
+        if size_bytes > self.geometry.size_bytes {
+            self.geometry.size_bytes = size_bytes;
+            self.unflushed.grow(size_bytes);
+        }
+    }
+
     fn submit(&mut self, request: Request) {
         let refusal = if self.gone.is_some() {
             Some(ErrorKind::Gone)
@@ -437,18 +460,39 @@ impl Drop for NbdDev {
     }
 }
 
+/// What a server that is back must still offer.
+fn promise(terms: &Terms, geometry: &Geometry, connections: usize) -> Promise {
+    let agree = if connections > 1 { 0 } else { flags::CAN_MULTI_CONN };
+    Promise {
+        size_bytes: geometry.size_bytes,
+        block_bytes: geometry.block_size.bytes(),
+        flags: if terms.has(flags::HAS_FLAGS) { terms.flags & !agree } else { 0 },
+    }
+}
+
 /// True if FUA is made of a flush.
 fn needs_sync(terms: &Terms) -> bool {
     !terms.has(flags::SEND_FUA) && terms.has(flags::SEND_FLUSH)
 }
 
-/// What the export is as a device.
+/// The smallest block that the server and a device can have.
+fn smallest_block(terms: &Terms) -> Result<BlockSize, ClientError> {
+    match terms.block.min {
+        ..=512 => Ok(BlockSize::B512),
+        513..=4096 => Ok(BlockSize::B4096),
+        min => Err(ClientError::BlockTooLarge(min)),
+    }
+}
+
+/// What the export is as a device. Its blocks are the units of [`Unflushed`], also where the server knows smaller ones:
+/// a part of one could not be looked for after a lost connection.
 fn geometry(terms: &Terms, options: &NbdOptions) -> Result<Geometry, ClientError> {
-    let block_size = match terms.block.min {
-        ..=512 => BlockSize::B512,
-        513..=4096 => BlockSize::B4096,
-        min => return Err(ClientError::BlockTooLarge(min)),
-    };
+    smallest_block(terms)?;
+    let block_size = BlockSize::B4096;
+    let read_only = terms.has(flags::READ_ONLY);
+    if !read_only && !terms.has(flags::SEND_FLUSH) {
+        return Err(ClientError::NoFlush);
+    }
     let plain = Geometry::plain(terms.size_bytes, block_size);
     if plain.size_bytes == 0 {
         return Err(ClientError::TooSmall(terms.size_bytes));
@@ -460,7 +504,7 @@ fn geometry(terms: &Terms, options: &NbdOptions) -> Result<Geometry, ClientError
         // Larger ones than the server takes are sent piece by piece.
         max_transfer_bytes: MAX_REQUEST_BYTES,
         queue_depth: CLIENT_QUEUE_DEPTH * connections as u32,
-        read_only: terms.has(flags::READ_ONLY),
+        read_only,
         rotational: terms.has(flags::ROTATIONAL),
         volatile_cache: terms.has(flags::SEND_FLUSH),
         discard: terms.has(flags::SEND_TRIM),

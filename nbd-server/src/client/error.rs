@@ -74,6 +74,12 @@ pub enum ClientError {
     /// Its blocks are larger than a device may have.
     #[error("its smallest block has {0} bytes, and 4096 is the most that is supported")]
     BlockTooLarge(u32),
+    /// Nothing tells when what is written to it is durable.
+    #[error(
+        "it may be written and offers no flush (NBD_FLAG_SEND_FLUSH), so acknowledged data could be lost unseen: \
+         turn flush on at its server, or serve it read-only"
+    )]
+    NoFlush,
     /// There is nothing to be a device.
     #[error("it has {0} bytes, less than a block")]
     TooSmall(u64),

@@ -5,7 +5,7 @@
 
 use super::terms::Terms;
 use super::unflushed::Mark;
-use crate::limits::{MAX_RANGE_BYTES, MAX_SEALED_BYTES};
+use crate::limits::{MAX_RANGE_BYTES, MAX_SEALED_BYTES, UNFLUSHED_UNIT_BYTES};
 use crate::proto::wire::{cmd, cmd_flags, transmission_flags};
 use raidcore::buf::{BufList, View, ViewList, list_len};
 use raidcore::dev::{IoError, Op, OpKind, Request, Tag};
@@ -171,7 +171,6 @@ impl Job {
             true => u64::from(terms.block.max).min(MAX_SEALED_BYTES as u64),
             false => u64::from(terms.block.max),
         };
-        let min = u64::from(terms.block.min);
         let (kind, flags, most) = match self.kind {
             OpKind::Read => (cmd::READ, 0, u64::from(terms.block.max)),
             OpKind::Discard => (cmd::TRIM, 0, MAX_RANGE_BYTES),
@@ -182,7 +181,10 @@ impl Job {
         };
         let most =
             if self.kind == OpKind::WriteZeroes && zeroes.is_some() { most.min(1 << 20) } else { most };
-        self.piece = (self.len - self.cursor).min((most - most % min).max(min));
+        // Whole units, so that each can be looked for; blocks where the server takes no more at once.
+        let min = u64::from(terms.block.min);
+        let unit = if most < UNFLUSHED_UNIT_BYTES { min } else { min.max(UNFLUSHED_UNIT_BYTES) };
+        self.piece = (self.len - self.cursor).min((most - most % unit).max(min));
         let payload = match (self.kind, zeroes) {
             (OpKind::Write, _) => self.piece_data().into_iter().map(SendPart::View).collect(),
             (OpKind::WriteZeroes, Some(zeroes)) => repeat(zeroes, self.piece),

@@ -54,6 +54,14 @@ impl Bench {
         Ok(Bench { dev, ring, last_tag: 0, done: Vec::new() })
     }
 
+    /// With blocks as an array has them that was made of smaller ones.
+    pub fn with_blocks_of(path: &Path, block_size: BlockSize) -> Bench {
+        let ring = new_ring();
+        let mut dev = open(path, &ring);
+        dev.allow_blocks_of(block_size);
+        Bench { dev: Checked::new(dev), ring, last_tag: 0, done: Vec::new() }
+    }
+
     pub fn submit(&mut self, op: Op, limit: Duration) -> Tag {
         self.last_tag += 1;
         let tag = Tag(self.last_tag);

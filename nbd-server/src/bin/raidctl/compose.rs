@@ -389,9 +389,12 @@ fn start(
     let holes_in = |index: &Option<usize>| index.as_ref().and_then(file_of)?.holes();
     let holes: Vec<Option<Holes>> = assembly.slots.iter().map(holes_in).collect();
     let used = assembly.slots.iter().flatten().chain(&assembly.spares);
-    let devices = used
-        .filter_map(|&index| Some((index, Box::new(files.get_mut(index)?.take()?) as Box<dyn BlockDev>)))
-        .collect();
+    let mut take = |index: usize| {
+        let mut device = files.get_mut(index)?.take()?;
+        device.allow_blocks_of(assembly.array.block_size);
+        Some((index, Box::new(device) as Box<dyn BlockDev>))
+    };
+    let devices = used.filter_map(|&index| take(index)).collect();
     let array = Array::assemble(assembly, found, devices, &io.clock, &io.slab, ArrayOptions::default())
         .context(format!("array {name}"))?;
     let zeroes = array.zero_map(|slot| holes.get(slot.index()).cloned().flatten().unwrap_or_default());

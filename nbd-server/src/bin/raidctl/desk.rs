@@ -158,7 +158,7 @@ impl FrontDesk {
         // The reactor waits for nobody: connections are made here.
         let reached = uri_of(Path::new(device))?.map(|uri| reach(&uri)).transpose()?;
         self.call(move |host| {
-            let new: Device = match reached {
+            let mut new: Device = match reached {
                 Some(reached) => {
                     Device::Remote(Box::new(NbdDev::on(host.ring(), reached).map_err(Failure::new)?))
                 }
@@ -168,6 +168,7 @@ impl FrontDesk {
                 },
             };
             let (_, array) = host.engine_mut().array_mut(&name).ok_or_else(|| gone(&name))?;
+            new.allow_blocks_of(array.geometry().block_size);
             array.add(path, Box::new(new)).map_err(Failure::new)?;
             host.engine_mut().publish();
             Ok(true)

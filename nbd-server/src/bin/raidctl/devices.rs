@@ -9,7 +9,7 @@ use nbd_server::client::{NbdDev, NbdOptions, NbdUri, Reached};
 use raidcore::allocation::Holes;
 use raidcore::blocking::{Blocking, RingDriver};
 use raidcore::buf::{Slab, SlabConfig};
-use raidcore::dev::{BlockDev, Completion, Geometry, Request, Tag};
+use raidcore::dev::{BlockDev, BlockSize, Completion, Geometry, Request, Tag};
 use raidcore::meta;
 use raidcore::time::Clock;
 use raidcore::time::Time;
@@ -171,6 +171,13 @@ impl Bench {
 }
 
 impl Device {
+    /// Lets its blocks be as small as those of the array it is for, where that is possible.
+    pub fn allow_blocks_of(&mut self, block_size: BlockSize) {
+        if let Device::Remote(export) = self {
+            export.allow_blocks_of(block_size);
+        }
+    }
+
     /// The holes it has, if it is a file.
     pub fn holes(&self) -> Option<Holes> {
         match self {

@@ -5,7 +5,7 @@
 //! ring. There is at most one such thread for each connection, and each ends within the connect timeout.
 
 use super::super::link::{Link, SocketOp};
-use super::{ClientError, ConnectError, ConnectOptions, Dialled, JobId, NbdDev, Terms, dial, flags};
+use super::{ClientError, ConnectError, ConnectOptions, Dialled, JobId, NbdDev, Verdict, dial, promise};
 use crate::client::job::Job;
 use crate::client::unflushed::Mark;
 use crate::limits::{
@@ -151,8 +151,9 @@ impl NbdDev {
             }
             match result {
                 Ok(dialled) => {
-                    if let Some(change) = change(&self.terms, &dialled.export) {
-                        self.condemn(format!("the server has come back with another export: {change}"));
+                    let promise = promise(&self.terms, &self.geometry, self.places.len());
+                    if let Verdict::Refused(why) = promise.judge(&dialled.export) {
+                        self.condemn(format!("the server has come back with another export: {why}"));
                     } else if self.unflushed.is_beyond_proof() {
                         self.condemn(
                             "the server was away, and whether it kept what was not flushed cannot be checked"
@@ -323,21 +324,5 @@ impl NbdDev {
             tracing::warn!("{}: {text}; trying again", self.uri);
             self.dials.said = text;
         }
-    }
-}
-
-/// What has changed so that the device cannot go on, in words.
-pub(super) fn change(before: &Terms, now: &Terms) -> Option<String> {
-    let lost = before.flags & !now.flags & !flags::CAN_MULTI_CONN & !flags::ROTATIONAL & !flags::SEND_DF;
-    if before.size_bytes != now.size_bytes {
-        Some(format!("of {} bytes instead of {}", now.size_bytes, before.size_bytes))
-    } else if before.has(flags::READ_ONLY) != now.has(flags::READ_ONLY) {
-        Some(if now.has(flags::READ_ONLY) { "read-only" } else { "writable" }.to_owned())
-    } else if now.block.min > before.block.min {
-        Some(format!("with blocks of {} bytes instead of {}", now.block.min, before.block.min))
-    } else if lost != 0 {
-        Some(format!("without abilities it had (flags {lost:#x})"))
-    } else {
-        None
     }
 }

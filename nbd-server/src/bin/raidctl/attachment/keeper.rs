@@ -7,12 +7,14 @@
 //! from then on relies on what the kernel announces.
 
 use super::device::Device;
-use super::promise::{Promise, Verdict, pause};
+use super::promise::{pause, promise_of};
 use super::record::{self, OwnRecord, Record};
 use super::{DEFAULT_LINKS, DEVICE_PATIENCE, HANDSHAKE_PATIENCE, LOOK_AGAIN, MAX_LINKS, NOTICE};
 use crate::failure::{Context, Failure, Outcome};
 use crate::nbd_netlink::{Change, Connect, Driver, DriverError, LinkEvent};
-use nbd_server::client::{Address, ConnectOptions, NbdUri, Terms, connect_blocking, info_blocking};
+use nbd_server::client::{
+    Address, ConnectOptions, NbdUri, Promise, Terms, Verdict, connect_blocking, info_blocking,
+};
 use nbd_server::proto::wire::transmission_flags;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -96,7 +98,7 @@ impl Keeper {
             return Keeper::adopt(settings, driver, device, record);
         }
         let (first, terms) = dial(&settings)?;
-        let promise = Promise::of(&terms, settings.read_only)
+        let promise = promise_of(&terms, settings.read_only)
             .map_err(|why| Failure::new(format!("{} cannot be a block device here: {why}", settings.uri)))?;
         let mut links = vec![first];
         for _ in 1..link_count(&settings, &terms)? {
