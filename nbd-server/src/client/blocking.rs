@@ -1,21 +1,20 @@
 //! Connecting to an export with blocking calls: for command-line tools, and before a device runs.
 //!
-//! Everything ends within the time given, name resolution included: a resolver that hangs is left to a thread of its
-//! own, which ends when the resolver does.
+//! Everything ends within the time given, name resolution included.
 
 use super::codec::Codec;
 use super::error::{ClientError, ConnectError, Doing, Rubbish};
 use super::handshake::{Goal, Handshake, Step, Wishes};
+use super::resolver::resolve;
 use super::terms::Terms;
 use super::uri::{Address, NbdUri};
-use crate::limits::{CONNECT_TIMEOUT, MAX_ADDRESSES};
+use crate::limits::CONNECT_TIMEOUT;
 use crate::proto::wire::{REQUEST_BYTES, REQUEST_MAGIC, cmd, opt};
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::net::TcpStream;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 /// Receives in which a server that has hung up may have said why.
@@ -80,26 +79,6 @@ pub(super) fn dial(uri: &NbdUri, options: &ConnectOptions) -> Result<Dialled, Co
         Ok(Dialled { stream, export, codec: call.codec })
     });
     dialled.map_err(|error| ConnectError { uri: Box::new(uri.clone()), error })
-}
-
-/// The addresses of `address`, all of them; unix sockets have none. Waits for the resolver until `ends`.
-fn resolve(host: &str, port: u16, ends: Instant) -> Result<Vec<SocketAddr>, ClientError> {
-    let failed = |source| ClientError::Resolve { host: host.to_owned(), source };
-    let (tell, told) = channel();
-    let name = (host.to_owned(), port);
-    let ask = move || {
-        let found = name.to_socket_addrs().map(|found| found.take(MAX_ADDRESSES).collect());
-        if tell.send(found).is_err() {
-            tracing::debug!("the resolver answered for {} when nobody waited any more", name.0);
-        }
-    };
-    std::thread::Builder::new().name("resolver".into()).spawn(ask).map_err(failed)?;
-    match told.recv_timeout(ends.saturating_duration_since(Instant::now())) {
-        Ok(Ok(found)) => Ok(found),
-        Ok(Err(error)) => Err(failed(error)),
-        Err(RecvTimeoutError::Timeout) => Err(failed(ErrorKind::TimedOut.into())),
-        Err(RecvTimeoutError::Disconnected) => Err(failed(ErrorKind::Other.into())),
-    }
 }
 
 fn open_socket(address: &Address, ends: Instant, options: &ConnectOptions) -> Result<Socket, ClientError> {

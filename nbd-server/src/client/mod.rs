@@ -19,6 +19,7 @@ mod link;
 mod promise;
 mod reply;
 mod request;
+mod resolver;
 mod terms;
 mod unflushed;
 mod uri;
