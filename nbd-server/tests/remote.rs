@@ -409,6 +409,27 @@ fn rubbish_costs_the_connection_and_never_gives_wrong_data() {
     assert_eq!(bench.read(0, 4096), Err(ErrorKind::Gone));
 }
 
+/// URIs are compared by their text, and two of them can lead to one disk: a mirror of it was created, and was none.
+#[test]
+#[cfg(feature = "cli")]
+fn one_disk_under_two_uris_is_no_mirror() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, twin) = (dir.path().join("s"), dir.path().join("twin"));
+    let platter = Platter::new(SIZE);
+    let server = serve(&path, &platter);
+    std::os::unix::fs::symlink(&path, &twin).unwrap();
+    let uri = |socket: &Path| format!("nbd+unix:///vol?socket={}", socket.display());
+    let words = ["create", "mirror", "--level", "1", &uri(&path), &uri(&twin)];
+    let said = Command::new(env!("CARGO_BIN_EXE_raidctl")).args(words).output().unwrap();
+    let message = String::from_utf8(said.stderr).unwrap();
+    assert_eq!(said.status.code(), Some(1), "{message}");
+    for part in ["/s is the same disk as", "/twin", "no array was created"] {
+        assert!(message.contains(part), "{part:?} is not in: {message}");
+    }
+    assert!(platter.copy().iter().all(|byte| *byte == 0), "what was written is taken back");
+    stop(server);
+}
+
 /// A server that was started by a test, ended with it.
 struct Foreign(Child);
 

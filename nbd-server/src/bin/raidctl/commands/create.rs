@@ -85,6 +85,7 @@ pub fn create(plan: &Plan) -> Outcome<Vec<Superblock>> {
         }
     }
     write_all(&paths, &mut disks, &mut superblocks, plan.force)?;
+    read_back(&paths, &mut disks, &superblocks)?;
     Ok(superblocks)
 }
 
@@ -111,24 +112,49 @@ fn write_all(
         let wiped = if force { meta::wipe(disk) } else { Ok(()) };
         let stored = wiped.map_err(StoreError::from).and_then(|()| meta::store(disk, &mut superblocks[at]));
         let Err(error) = stored else { continue };
-        let left: Vec<String> = paths
-            .iter()
-            .zip(&mut disks[..=at])
-            .filter_map(|(path, disk)| meta::erase(disk).err().map(|_| path.display().to_string()))
-            .collect();
-        let leftover = match left.is_empty() {
-            true => String::new(),
-            false => format!(
-                "; a superblock may be left on {}: create with --force overwrites it",
-                left.join(" and ")
-            ),
-        };
+        let leftover = take_back(paths, &mut disks[..=at]);
         return Err(Failure::new(format!(
             "{}: cannot write the superblock ({error}); no array was created: replace the device{leftover}",
             paths[at].display()
         )));
     }
     Ok(())
+}
+
+/// Reads the superblocks back: under two names that cannot be compared, as URIs, there may be one disk, and a mirror of
+/// one disk is none. Takes back what was written then.
+fn read_back(paths: &[PathBuf], disks: &mut [Disk], superblocks: &[Superblock]) -> Outcome<()> {
+    for at in 0..disks.len() {
+        let name = paths[at].display();
+        let trouble = match meta::load(&mut disks[at]).map(|loaded| loaded.superblock.own.member) {
+            Ok(found) if found == superblocks[at].own.member => continue,
+            Ok(found) => match superblocks.iter().position(|other| other.own.member == found) {
+                Some(other) => format!("{name} is the same disk as {}", paths[other].display()),
+                None => format!("{name}: somebody else writes to it"),
+            },
+            Err(error) => format!("{name}: cannot read back the superblock ({error})"),
+        };
+        let leftover = take_back(paths, disks);
+        return Err(Failure::new(format!(
+            "{trouble}; no array was created: name each disk once, and disks that nobody else uses{leftover}"
+        )));
+    }
+    Ok(())
+}
+
+/// Erases superblocks; what to add to the message where that fails.
+fn take_back(paths: &[PathBuf], disks: &mut [Disk]) -> String {
+    let left: Vec<String> = paths
+        .iter()
+        .zip(disks)
+        .filter_map(|(path, disk)| meta::erase(disk).err().map(|_| path.display().to_string()))
+        .collect();
+    match left.is_empty() {
+        true => String::new(),
+        false => {
+            format!("; a superblock may be left on {}: create with --force overwrites it", left.join(" and "))
+        }
+    }
 }
 
 /// What is asked for, as numbers.
