@@ -1,7 +1,7 @@
 //! Programs that are client and something else at once: qemu through TLS, nbdkit's nbd plugin, fio, and qemu-nbd as the
 //! server of a member.
 
-use crate::tls::{certificates, serve, uri};
+use crate::tls::{certificates, serve};
 use crate::{create, create_clean, text};
 use std::path::PathBuf;
 use tests::Need::Program;

@@ -41,7 +41,7 @@ fn nbdinfo(uri: &str) -> Finished {
     run(program("nbdinfo").args(["--json", uri]))
 }
 
-pub(crate) fn uri(port: u16, pki: &Path) -> String {
+fn uri(port: u16, pki: &Path) -> String {
     format!("nbds://localhost:{port}/vol0?tls-certificates={}", pki.display())
 }
 
