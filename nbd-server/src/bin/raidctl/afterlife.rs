@@ -42,21 +42,28 @@ fn is_locked_by_the_living(path: &Path) -> bool {
         return false;
     };
     let ours = i32::try_from(std::process::id()).ok();
-    locks.lines().filter_map(|line| holder(line, file.ino())).any(|pid| Some(pid) != ours && is_alive(pid))
+    let device = (rustix::fs::major(file.dev()), rustix::fs::minor(file.dev()));
+    locks
+        .lines()
+        .filter_map(|line| holder(line, device, file.ino()))
+        .any(|pid| Some(pid) != ours && is_alive(pid))
 }
 
-/// The process that holds a lock on `inode`, from a line of /proc/locks:
-/// `1: FLOCK  ADVISORY  WRITE 708 fd:01:9306 0 EOF`. The device is not looked at, for btrfs shows another one there
-/// than `stat` does.
-fn holder(line: &str, inode: u64) -> Option<i32> {
+/// The process that holds a lock on `inode` of `device` (major and minor), from a line of /proc/locks:
+/// `1: FLOCK  ADVISORY  WRITE 708 fd:01:9306 0 EOF`. For file systems without a device of their own (major 0) any
+/// other such device will do: btrfs shows another one there than `stat` does.
+fn holder(line: &str, device: (u32, u32), inode: u64) -> Option<i32> {
     let mut words = line.split_whitespace().skip(1);
     if words.next() != Some("FLOCK") {
         return None;
     }
     let mut words = words.skip(2);
     let pid = words.next()?.parse().ok()?;
-    let (_, found) = words.next()?.rsplit_once(':')?;
-    (found.parse() == Ok(inode)).then_some(pid)
+    let mut place = words.next()?.split(':');
+    let mut number = || u32::from_str_radix(place.next()?, 16).ok();
+    let found = (number()?, number()?);
+    let is_there = found == device || (found.0, device.0) == (0, 0);
+    (is_there && place.next()?.parse() == Ok(inode)).then_some(pid)
 }
 
 #[cfg(test)]
@@ -95,9 +102,18 @@ mod tests {
 
     #[test]
     fn only_a_flock_on_this_inode_counts() {
-        assert_eq!(holder("1: FLOCK  ADVISORY  WRITE 708 fd:01:9306 0 EOF", 9306), Some(708));
-        assert_eq!(holder("1: FLOCK  ADVISORY  WRITE 708 fd:01:9306 0 EOF", 930), None);
-        assert_eq!(holder("1: POSIX  ADVISORY  WRITE 708 fd:01:9306 0 EOF", 9306), None);
-        assert_eq!(holder("", 9306), None);
+        let line = "1: FLOCK  ADVISORY  WRITE 708 fd:01:9306 0 EOF";
+        assert_eq!(holder(line, (0xfd, 1), 9306), Some(708));
+        assert_eq!(holder(line, (0xfd, 1), 930), None);
+        assert_eq!(holder(&line.replace("FLOCK", "POSIX"), (0xfd, 1), 9306), None);
+        assert_eq!(holder("", (0xfd, 1), 9306), None);
+    }
+
+    #[test]
+    fn a_lock_on_the_same_number_of_another_file_system_is_another_one() {
+        let line = "1: FLOCK  ADVISORY  WRITE 708 00:1a:12 0 EOF";
+        assert_eq!(holder(line, (0x62, 0), 12), None);
+        assert_eq!(holder(&line.replace("00:1a", "62:10"), (0x62, 0), 12), None);
+        assert_eq!(holder(line, (0, 0x1b), 12), Some(708), "btrfs");
     }
 }
