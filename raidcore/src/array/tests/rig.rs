@@ -68,9 +68,7 @@ impl Rig {
         let disk = |i: usize| Disk::new(config.clone().with_seed(shape.seed * 1000 + i as u64), &clock);
         let disks: Vec<Disk> = (0..shape.slots).map(disk).collect();
         for (i, disk) in disks.iter().enumerate().filter(|_| !shape.assume_clean) {
-            // Unlike on every disk: garbage that happened to be in parity would prove nothing.
-            let fill = |n: u64| ((n + 1) * (2 * i as u64 + 3)).wrapping_mul(0x9e37_79b9).rotate_left(9) as u8;
-            disk.poke(0, &(0..shape.disk_bytes).map(fill).collect::<Vec<u8>>());
+            disk.poke(0, &garbage(i as u64, shape.disk_bytes));
         }
         let candidate = |(i, disk): (usize, &Disk)| Candidate {
             name: format!("disk{i}"),
@@ -261,6 +259,28 @@ impl Rig {
 
     pub(super) fn saw(&self, name: &str) -> bool {
         self.events.iter().any(|event| event.name() == name)
+    }
+}
+
+/// What was on disk `disk` before. Unlike on every disk, and zeroes nowhere: bytes that happened to be in parity,
+/// or to be copies of each other, would prove nothing.
+fn garbage(disk: u64, len: u64) -> Vec<u8> {
+    let word = |n: u64| {
+        let mixed = ((disk << 40) | (n + 1)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        (mixed ^ (mixed >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9).rotate_left(31).to_le_bytes()
+    };
+    (0..len / 8).flat_map(word).collect()
+}
+
+#[test]
+fn garbage_is_out_of_sync_in_every_sector() {
+    // It once was the top byte of a product that stayed small: zeroes on every disk, in sync from the beginning, so
+    // that whoever asked for a first resync got nothing to do.
+    let disks: Vec<Vec<u8>> = (0..4).map(|disk| garbage(disk, LARGE_DISK_BYTES)).collect();
+    for at in (0..disks[0].len()).step_by(512) {
+        let sectors: Vec<&[u8]> = disks.iter().map(|disk| &disk[at..at + 512]).collect();
+        let parity = (0..512).any(|i| sectors.iter().fold(0, |xor, sector| xor ^ sector[i]) != 0);
+        assert!(parity && sectors.windows(2).all(|pair| pair[0] != pair[1]), "at {at}");
     }
 }
 
