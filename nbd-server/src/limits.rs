@@ -52,7 +52,7 @@ pub const DEFAULT_CONNECTIONS: usize = 4096;
 /// Requests of one connection that are executed at once; further ones stay unread in its socket.
 pub const CONNECTION_QUEUE_DEPTH: u32 = 256;
 
-/// Connections of one client, an address or a unix user, unless configured otherwise; further ones are closed.
+/// Connections of one client, an IPv4 address, an IPv6 network of 64 bits or a unix user, unless configured otherwise; further ones are closed.
 pub const CLIENT_CONNECTIONS: usize = 1024;
 
 /// Requests of one client, on all of its connections, that are executed at once, unless configured otherwise.
@@ -79,6 +79,10 @@ pub const PIECE_BYTES: usize = 64 << 10;
 
 /// Extents an engine tells of a range at once, and of them at most as many in a reply to `NBD_CMD_BLOCK_STATUS`.
 pub const MAX_EXTENTS: usize = 1024;
+
+/// Replies to `NBD_CMD_BLOCK_STATUS` of one connection that are not sent yet. They cost the reactor's own time, and so a
+/// connection gets as many of them in a turn, and further queries wait for their sending.
+pub const MAX_STATUS_REPLIES: usize = 4;
 
 /// Bytes of a hole that a read tells of instead of sending zeroes, and what it is aligned to.
 pub const HOLE_BYTES: usize = 4 << 10;

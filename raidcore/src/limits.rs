@@ -41,6 +41,11 @@ pub const ARRAY_QUEUE_DEPTH: u32 = 4096;
 pub const MAX_ZERO_MAP_BYTES: usize = 256 << 20;
 /// Zeroings of one logical unit under way that may add to its map; what more there are leave it as it is.
 pub const MAX_ZERO_CLAIMS: usize = 256;
+/// Words of that map, 4 MiB of the unit each, that are looked at for one answer to what is known of a range: 32 GiB at
+/// a time, and a few microseconds.
+pub const MAX_MAP_WORDS: usize = 8 << 10;
+/// Places of an array whose health is looked at for one answer.
+pub const MAX_HEALTH_LOOKS: usize = 4 << 10;
 /// Holes of one member that are looked for when it is opened; what follows them counts as data.
 pub const MAX_MEMBER_HOLES: usize = 16 << 10;
 /// Granules of a logical unit that are looked at one by one when an array starts, a fraction of a second's worth; what

@@ -201,6 +201,13 @@ impl Charge {
         debug_assert!(Rc::ptr_eq(&self.budget, &other.budget));
         self.bytes += std::mem::take(&mut other.bytes);
     }
+
+    /// Gives back all but `bytes` of it.
+    pub(crate) fn shrink(&mut self, bytes: u64) {
+        let surplus = self.bytes.saturating_sub(bytes);
+        self.budget.change(|held| held - surplus);
+        self.bytes -= surplus;
+    }
 }
 
 impl Drop for Charge {
@@ -237,6 +244,9 @@ mod tests {
         let mut charge = one.charge(4096).unwrap();
         charge.absorb(one.charge(8192).unwrap());
         assert_eq!((one.held(), one.share.held.get(), pool.held.get()), (12288, 12288, 12288));
+        charge.shrink(4096);
+        charge.shrink(8192);
+        assert_eq!((one.held(), one.share.held.get(), pool.held.get()), (4096, 4096, 4096));
         drop(charge);
         assert_eq!((one.held(), one.share.held.get(), pool.held.get()), (0, 0, 0));
         assert!(one.charge(2 * MIB).is_some(), "a pool of which nothing is in use grants anything");

@@ -28,6 +28,8 @@ pub(super) struct Outbox {
 struct Batch {
     parts: Vec<SendPart>,
     replies: usize,
+    /// Of them, replies to status queries.
+    statuses: usize,
     charge: Option<Charge>,
 }
 
@@ -35,6 +37,11 @@ impl Outbox {
     /// Replies not yet sent.
     pub(super) fn replies(&self) -> usize {
         self.queued.replies + self.sending.as_ref().map_or(0, |batch| batch.replies)
+    }
+
+    /// Replies to status queries that are not sent yet.
+    pub(super) fn statuses(&self) -> usize {
+        self.queued.statuses + self.sending.as_ref().map_or(0, |batch| batch.statuses)
     }
 
     /// True if nothing is queued or in flight.
@@ -79,6 +86,12 @@ impl Outbox {
             (sum @ None, charge) => *sum = charge,
             (Some(_), None) => {}
         }
+    }
+
+    /// Queues a reply to a status query.
+    pub(super) fn push_status(&mut self, parts: impl IntoIterator<Item = SendPart>, charge: Charge) {
+        self.push_parts(parts, Some(charge));
+        self.queued.statuses += 1;
     }
 
     /// Sends what is queued unless a send is in flight; true if it began one. With `seal` the bytes are encrypted.

@@ -16,7 +16,9 @@ use super::outbox::Outbox;
 use super::payload::Incoming;
 use super::{sparse, status};
 use crate::export::ExportId;
-use crate::limits::{CACHE_PIECE_BYTES, CONNECTION_QUEUE_DEPTH, DIRECT_RECEIVE_BYTES, MAX_CACHE_BYTES};
+use crate::limits::{
+    CACHE_PIECE_BYTES, CONNECTION_QUEUE_DEPTH, DIRECT_RECEIVE_BYTES, MAX_CACHE_BYTES, MAX_STATUS_REPLIES,
+};
 use crate::proto::errno::NbdError;
 use crate::proto::reply::{Head, Part, RequestId, Style};
 use crate::proto::{Command, Refusal, Step, Terms, Transmission, Violation};
@@ -262,16 +264,39 @@ impl Session {
             }
             Command::BlockStatus { offset, len, contexts, only_first } => {
                 let query = status::Query { contexts, range: offset..offset + len, only_first };
-                let reply = query.reply(self.stream.terms().style, id, self.export.id, ctx.engine);
-                match self.memory(reply.len(), ctx) {
-                    Some((bufs, charge)) => out.push_parts(status::parts(&reply, bufs), Some(charge)),
-                    None => return self.park(id, command),
+                if !self.tell(id, &query, out, ctx) {
+                    return self.park(id, command);
                 }
-                self.traffic.requests += 1;
             }
         }
         self.last_was_large =
             matches!(command, Command::Write { len, .. } if len as usize >= DIRECT_RECEIVE_BYTES);
+        true
+    }
+
+    /// Answers a status query; false if it has to wait. Memory comes before the work.
+    fn tell(
+        &mut self,
+        id: RequestId,
+        query: &status::Query,
+        out: &mut Outbox,
+        ctx: &mut Context<'_>,
+    ) -> bool {
+        if out.statuses() >= MAX_STATUS_REPLIES {
+            return false;
+        }
+        let Some((room, mut charge)) = self.memory(query.max_reply_bytes(), ctx) else { return false };
+        let reply = query.reply(self.stream.terms().style, id, self.export.id, ctx.engine);
+        // Most replies are short, and a client may leave them unread.
+        let bufs = match pieces(ctx.slab, reply.len()) {
+            Ok(bufs) => {
+                charge.shrink(footprint(reply.len()));
+                bufs
+            }
+            Err(_) => room,
+        };
+        out.push_status(status::parts(&reply, bufs), charge);
+        self.traffic.requests += 1;
         true
     }
 

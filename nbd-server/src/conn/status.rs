@@ -1,10 +1,16 @@
 //! Answers to `NBD_CMD_BLOCK_STATUS`, from what the engine knows.
+//!
+//! They are the reactor's own work, not a device's: an engine looks only so far for one, memory for the longest there
+//! can be is there before it is asked, and [`MAX_STATUS_REPLIES`] bounds how many there are in a turn.
+//!
+//! [`MAX_STATUS_REPLIES`]: crate::limits::MAX_STATUS_REPLIES
 
 use crate::engine::Engine;
 use crate::export::{ExportId, MetaContext};
+use crate::limits::MAX_EXTENTS;
 use crate::proto::Contexts;
 use crate::proto::reply::{RequestId, Style};
-use crate::proto::status::{put_chunk, tidy};
+use crate::proto::status::{max_chunk_bytes, put_chunk, tidy};
 use raidcore::buf::BufList;
 use raidcore::uring::SendPart;
 use std::ops::Range;
@@ -19,6 +25,12 @@ pub(super) struct Query {
 }
 
 impl Query {
+    /// Bytes of the longest reply there can be.
+    pub(super) fn max_reply_bytes(&self) -> usize {
+        let extents = if self.only_first { 1 } else { MAX_EXTENTS };
+        self.contexts.iter().count() * max_chunk_bytes(extents)
+    }
+
     /// The whole reply: a chunk for each context, at most `MAX_EXTENTS` extents in each.
     pub(super) fn reply(
         &self,

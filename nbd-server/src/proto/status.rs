@@ -32,6 +32,14 @@ pub fn tidy(extents: &mut Vec<Extent>, len: u64, only_first: bool) {
     }
 }
 
+/// Of the header of a chunk, at most.
+const EXTENDED_CHUNK_BYTES: usize = 32;
+
+/// Bytes of a chunk with so many extents, with whichever headers: what [`put_chunk`] appends is not longer.
+pub fn max_chunk_bytes(extents: usize) -> usize {
+    EXTENDED_CHUNK_BYTES + 8 + 16 * extents
+}
+
 /// Appends the chunk of one context. `extents` are tidy, and `is_last` says whether the reply ends with it. With
 /// extended headers lengths have 64 bits; without, a request has not more than 32 and so no extent has.
 pub fn put_chunk(

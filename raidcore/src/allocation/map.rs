@@ -8,15 +8,12 @@
 //! - A zeroing sets its granules when it has succeeded, and only those that no write met while it was under way:
 //!   of overlapping requests in flight together either may come last. What it may still set is its *claim*.
 
-use crate::limits::{MAX_ZERO_CLAIMS, MAX_ZERO_MAP_BYTES};
+use crate::limits::{MAX_MAP_WORDS, MAX_ZERO_CLAIMS, MAX_ZERO_MAP_BYTES};
 use crate::slots::Key;
 use std::ops::Range;
 
 /// What one bit stands for.
 pub const GRANULE_BYTES: u64 = 64 << 10;
-
-/// Words looked at for one run: 256 GiB of the device at a time, some 20 microseconds.
-const RUN_WORDS: usize = 1 << 16;
 
 /// Known zeroes of a logical unit.
 #[derive(Debug)]
@@ -48,34 +45,38 @@ impl ZeroMap {
         self.claims.clear();
     }
 
-    /// Parts of `range` and whether each is known to be zeroes, from its start on. They lie end to end and may stop
-    /// short of the range's end; neighbours may be equal. Take as many as you have use for.
+    /// Parts of `range` and whether each is known to be zeroes, from its start on, and at least one of a range that is
+    /// not empty. They lie end to end and stop short of the range's end when [`MAX_MAP_WORDS`] were looked at;
+    /// neighbours may be equal. Take as many as you have use for.
     pub fn runs(&self, range: Range<u64>) -> impl Iterator<Item = (u64, bool)> + '_ {
         let (mut at, end) = (range.start, range.end.min(self.size_bytes));
+        let until_word = (at / GRANULE_BYTES / 64).saturating_add(MAX_MAP_WORDS as u64);
+        let last = end.div_ceil(GRANULE_BYTES);
         std::iter::from_fn(move || {
-            if at >= end {
+            let first = at / GRANULE_BYTES;
+            if at >= end || first / 64 >= until_word {
                 return None;
             }
-            let (until, zero) = self.run_from(at / GRANULE_BYTES, end.div_ceil(GRANULE_BYTES));
+            let (until, zero) = self.run_from(first, last, until_word);
             let start = at;
             at = (until * GRANULE_BYTES).min(end);
             Some((at - start, zero))
         })
     }
 
-    /// The end of a run of equal granules that begins with `first`, at most `end`.
-    fn run_from(&self, first: u64, end: u64) -> (u64, bool) {
+    /// The end of a run of equal granules that begins with `first`, at most `end`, and to be looked for before the word
+    /// `until_word`.
+    fn run_from(&self, first: u64, end: u64, until_word: u64) -> (u64, bool) {
         let Some(&word) = self.words.get((first / 64) as usize) else { return (end, false) };
         let zero = word >> (first % 64) & 1 == 1;
         let differing = |word: u64| if zero { !word } else { word };
         let here = differing(word) & (u64::MAX << (first % 64));
         let mut at = first / 64;
         let mut ahead = here;
-        let limit = at + RUN_WORDS as u64;
         while ahead == 0 {
             at += 1;
             match self.words.get(at as usize) {
-                Some(&word) if at < limit && at * 64 < end => ahead = differing(word),
+                Some(&word) if at < until_word && at * 64 < end => ahead = differing(word),
                 _ => return ((at * 64).min(end), zero),
             }
         }

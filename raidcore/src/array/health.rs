@@ -5,11 +5,12 @@
 //! neighbouring chunks on different members. A zone in which the layout makes no difference is stepped over as a
 //! whole, so that the map of an array of any size costs what its runs cost.
 //!
-//! Invariants: the runs lie end to end and cover what was asked for; neighbours differ; between two of them at most
-//! one period of the layout is looked at, chunk by chunk.
+//! Invariants: the runs lie end to end; neighbours differ; between two of them at most one period of the layout is
+//! looked at, chunk by chunk, and for all of them together at most [`MAX_HEALTH_LOOKS`] places.
 
 use super::Array;
 use crate::layout::{Layout, Place, Slot, UnitId, UnitMap};
+use crate::limits::MAX_HEALTH_LOOKS;
 use crate::meta::MemberState;
 use smallvec::SmallVec;
 use std::ops::Range;
@@ -103,16 +104,19 @@ impl HealthMap {
         self.zones[self.zone_of(place.unit)].health_of(&self.layout, place)
     }
 
-    /// Stretches of equal health, from the start of `range` to its end or the array's: take as many as you have use
-    /// for.
+    /// Stretches of equal health, from the start of `range` to its end or the array's, or to where
+    /// [`MAX_HEALTH_LOOKS`] places were looked at: take as many as you have use for. Of a range that is not empty there
+    /// is at least one.
     pub fn runs(&self, range: Range<u64>) -> impl Iterator<Item = (u64, Health)> + '_ {
         let (mut at, end) = (range.start, range.end.min(self.size_bytes));
+        let mut looks = MAX_HEALTH_LOOKS;
         std::iter::from_fn(move || {
-            if at >= end {
+            if at >= end || looks == 0 {
                 return None;
             }
             let (start, health) = (at, self.at(at));
-            while at < end && self.at(at) == health {
+            while at < end && looks > 0 && self.at(at) == health {
+                looks -= 1;
                 at = self.equal_until(at);
             }
             at = at.min(end);

@@ -101,3 +101,18 @@ fn a_large_array_costs_what_its_runs_cost() {
     let striped = map_of(Level::Raid0, 4, 1 << 16, &[IN; 4], None);
     assert_eq!(striped.runs(0..u64::MAX).collect::<Vec<_>>(), [(400 << 40, Health::Degraded)]);
 }
+
+/// A RAID5 with two members gone is a patchwork for ever, of which an answer tells a part.
+#[test]
+fn an_answer_looks_at_so_many_places_and_the_next_goes_on_behind_it() {
+    const IN: u64 = u64::MAX;
+    let torn = map_of(Level::Raid5, 5, 1 << 16, &[IN, 0, 0, IN, IN], None);
+    let most = (MAX_HEALTH_LOOKS as u64) << 16;
+    for from in [0, 4096, most] {
+        let runs: Vec<_> = torn.runs(from..u64::MAX).collect();
+        let told: u64 = runs.iter().map(|(len, _)| len).sum();
+        assert!(told <= most && told > most / 2, "{told} from {from}");
+        assert!(runs.windows(2).all(|pair| pair[0].1 != pair[1].1));
+        assert_eq!(torn.runs(from + told..u64::MAX).next().unwrap().1, torn.at(from + told));
+    }
+}
