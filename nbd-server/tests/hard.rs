@@ -98,6 +98,26 @@ fn a_silent_connection_is_closed_only_where_that_is_asked_for_and_never_while_a_
     assert!(server.stop().is_clean());
 }
 
+/// A few bytes of a payload are no reason to let a client keep its memory while others wait; silence they are not.
+#[test]
+fn who_uploads_slowly_is_not_silent() {
+    let idle_timeout = Some(Duration::from_secs(1));
+    let server = Server::with(config(ClientLimits { idle_timeout, ..Default::default() }), RamDisk::new(MIB));
+    let mut slow = server.connect(false);
+    slow.send(&request(0, WRITE, 1, 0, 4096));
+    let begun = Instant::now();
+    // For more than a limit, and no pause is near one.
+    let mut left = 4096;
+    while begun.elapsed() < Duration::from_millis(2500) && left > 1 {
+        std::thread::sleep(Duration::from_millis(5));
+        slow.send(&[7]);
+        left -= 1;
+    }
+    slow.send(&vec![7; left]);
+    assert_eq!(slow.answer(|_| 0).error, 0);
+    assert!(slow.is_closed(), "now it is silent");
+}
+
 #[test]
 fn a_client_has_as_many_connections_as_it_may_and_others_have_theirs() {
     let connections = 2;

@@ -123,6 +123,8 @@ pub(crate) struct Conn {
     sent_at: Time,
     /// When it last sent something worth waiting for more: a few bytes of a payload are not.
     received_at: Time,
+    /// When it last sent anything at all.
+    heard_at: Time,
     /// When it was first settled while closing.
     closing_since: Option<Time>,
     /// Held while the memory of a receive is large.
@@ -191,6 +193,7 @@ impl Conn {
             accepted_at: now,
             sent_at: now,
             received_at: now,
+            heard_at: now,
             closing_since: None,
             large_receive: None,
         }
@@ -210,6 +213,7 @@ impl Conn {
                 self.lose();
             }
         } else {
+            self.heard_at = ctx.now;
             let is_little =
                 matches!(event.result, Ok(Outcome::Bytes(bytes)) if bytes < SMALL_RECEIVE_BYTES as u64);
             if !(is_little && self.payload_left() > 0) {

@@ -25,7 +25,7 @@ impl Conn {
             _ if self.closing || self.dead => None,
             Phase::Handshake(_) => Some(self.accepted_at + handshake),
             Phase::Session(_) if self.in_flight() > 0 => idle.map(|idle| now + idle),
-            Phase::Session(_) => idle.map(|idle| self.sent_at.max(self.received_at) + idle),
+            Phase::Session(_) => idle.map(|idle| self.sent_at.max(self.heard_at) + idle),
         }
     }
 
