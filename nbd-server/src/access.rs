@@ -17,7 +17,7 @@
 
 use crate::limits::MAX_ACCESS_RULES;
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::str::FromStr;
 
 /// The client at the other end of a connection.
@@ -39,8 +39,10 @@ pub enum Peer {
 /// What counts as one client, however many connections it opens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ClientKey {
-    /// All connections from this address.
-    Address(IpAddr),
+    /// All connections from this IPv4 address.
+    Address(Ipv4Addr),
+    /// All connections from this IPv6 network, of 64 bits: so much has every host to itself.
+    Network(Network),
     /// All connections of this user.
     User(u32),
 }
@@ -48,7 +50,7 @@ pub enum ClientKey {
 /// A block of addresses: all whose first `prefix` bits are those of `base`.
 ///
 /// Invariant: `prefix` is at most the bits of the address, and the bits of `base` behind it are zero.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Network {
     base: IpAddr,
     prefix: u8,
@@ -113,11 +115,20 @@ pub enum AccessError {
     TooMany(usize),
 }
 
+/// What one host with IPv6 has to choose its addresses in.
+const HOST_PREFIX: u8 = 64;
+
 impl Peer {
     /// The client it counts as.
     pub fn client(&self) -> ClientKey {
         match self {
-            Peer::Tcp(addr) => ClientKey::Address(addr.ip().to_canonical()),
+            Peer::Tcp(addr) => match addr.ip().to_canonical() {
+                IpAddr::V4(v4) => ClientKey::Address(v4),
+                IpAddr::V6(v6) => {
+                    let base = IpAddr::V6((v6.to_bits() & mask(HOST_PREFIX)).into());
+                    ClientKey::Network(Network { base, prefix: HOST_PREFIX })
+                }
+            },
             Peer::Unix { uid, .. } => ClientKey::User(*uid),
         }
     }
@@ -264,6 +275,7 @@ impl fmt::Display for ClientKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             ClientKey::Address(addr) => write!(f, "address {addr}"),
+            ClientKey::Network(network) => write!(f, "network {network}"),
             ClientKey::User(uid) => write!(f, "user {uid}"),
         }
     }
@@ -290,6 +302,18 @@ mod tests {
 
     fn only(rules: &[&str]) -> Access {
         Access::only(rules.iter().map(|text| text.parse().unwrap()).collect()).unwrap()
+    }
+
+    /// Every address used to be a client of its own, and a host has 2^64 of them.
+    #[test]
+    fn all_addresses_that_a_host_with_ipv6_can_take_are_one_client() {
+        let client = |addr| tcp(addr).client();
+        assert_eq!(client("2001:db8:1:2::1"), client("2001:db8:1:2:ffff:ffff:ffff:ffff"));
+        assert_ne!(client("2001:db8:1:2::1"), client("2001:db8:1:3::1"));
+        assert_ne!(client("192.0.2.1"), client("192.0.2.2"));
+        assert_eq!(client("192.0.2.1"), client("::ffff:192.0.2.1"));
+        assert_ne!(client("::1"), unix(1, 1).client());
+        assert_eq!(client("2001:db8:1:2::1").to_string(), "network 2001:db8:1:2::/64");
     }
 
     #[test]

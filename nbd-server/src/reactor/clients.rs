@@ -14,7 +14,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-/// What one client may use: all connections from one address, or all of one user over unix sockets.
+/// What one client may use: all connections from one IPv4 address or one IPv6 network of 64 bits, or all of one user over unix sockets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClientLimits {
     /// Connections at once; further ones are closed.
