@@ -59,6 +59,7 @@ pub fn requests(data: &[u8]) {
         read_only: kind & 4 != 0,
         trim: kind & 8 != 0,
         fast_zeroes: kind & 16 != 0,
+        fast_zero_bytes: 4096,
         style: match kind >> 5 & 3 {
             0 => Style::Simple,
             1 => Style::Structured,

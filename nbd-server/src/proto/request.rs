@@ -64,6 +64,8 @@ pub struct Terms {
     pub trim: bool,
     /// A `NBD_CMD_WRITE_ZEROES` that may punch holes is fast.
     pub fast_zeroes: bool,
+    /// Of whole pieces of so many bytes, so aligned. Not zero.
+    pub fast_zero_bytes: u32,
     /// Which headers and replies were negotiated.
     pub style: Style,
     /// The metadata contexts that were selected.
@@ -160,6 +162,7 @@ impl Terms {
             read_only: export.geometry.read_only,
             trim: export.geometry.discard,
             fast_zeroes: export.geometry.unmap_zeroes,
+            fast_zero_bytes: export.geometry.fast_zero_bytes.max(1),
             style,
             contexts,
             // An array is cut between its stripes.
@@ -308,7 +311,9 @@ impl RawRequest {
         if !self.offset.is_multiple_of(min) || !self.len.is_multiple_of(min) {
             return Some((NbdError::Einval, "not a multiple of the minimum block size"));
         }
-        let fast = terms.fast_zeroes && self.flags & cmd_flags::NO_HOLE == 0;
+        let piece = u64::from(terms.fast_zero_bytes);
+        let whole = self.offset.is_multiple_of(piece) && self.len.is_multiple_of(piece);
+        let fast = terms.fast_zeroes && whole && self.flags & cmd_flags::NO_HOLE == 0;
         if self.flags & cmd_flags::FAST_ZERO != 0 && self.kind == cmd::WRITE_ZEROES && !fast {
             return Some((NbdError::Enotsup, "zeroing is not faster than writing"));
         }

@@ -214,8 +214,10 @@ fn geometry_of(meta: &ArrayMeta, layout: &Layout, members: &[Member]) -> Geometr
         Level::Raid1 => layout.chunk_bytes(),
         _ => u32::try_from(layout.stripe_bytes()).unwrap_or(layout.chunk_bytes()),
     };
+    let fast_zero_bytes = if layout.parity_algorithm().is_some() { preferred } else { 1 };
     Geometry {
         preferred_bytes: preferred,
+        fast_zero_bytes,
         max_transfer_bytes: MAX_REQUEST_BYTES,
         queue_depth: ARRAY_QUEUE_DEPTH,
         rotational: geometries.iter().any(|g| g.rotational),

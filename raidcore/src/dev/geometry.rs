@@ -59,6 +59,9 @@ pub struct Geometry {
     pub discard: bool,
     /// `WriteZeroes` with `unmap` frees the range and is fast. `WriteZeroes` works either way.
     pub unmap_zeroes: bool,
+    /// Of such a `WriteZeroes` only whole pieces of so many bytes, so aligned, are fast: where parity is kept, the edges
+    /// of others are read and written. Not zero.
+    pub fast_zero_bytes: u32,
 }
 
 impl Geometry {
@@ -77,6 +80,7 @@ impl Geometry {
             volatile_cache: true,
             discard: false,
             unmap_zeroes: false,
+            fast_zero_bytes: 1,
         }
     }
 

@@ -9,6 +9,7 @@ const TERMS: Terms = Terms {
     read_only: false,
     trim: true,
     fast_zeroes: false,
+    fast_zero_bytes: 1,
     style: Style::Structured,
     contexts: Contexts::NONE,
     long_piece: LONG_PIECE_BYTES,
@@ -135,6 +136,13 @@ fn a_fast_zero_that_is_not_fast_is_enotsup() {
     assert!(verdict(terms, cmd::WRITE_ZEROES, fast, 0, 1).is_ok());
     let pinned = fast | cmd_flags::NO_HOLE;
     assert_eq!(verdict(terms, cmd::WRITE_ZEROES, pinned, 0, 1), Err(NbdError::Enotsup));
+    // The edges of a stripe with parity are read and written.
+    let striped = Terms { fast_zero_bytes: 3 << 16, ..terms };
+    assert!(verdict(striped, cmd::WRITE_ZEROES, fast, 3 << 16, 6 << 16).is_ok());
+    for (offset, len) in [(0, 4096), (4096, 3 << 16), (0, (3 << 16) + 4096)] {
+        assert_eq!(verdict(striped, cmd::WRITE_ZEROES, fast, offset, len), Err(NbdError::Enotsup));
+        assert!(verdict(striped, cmd::WRITE_ZEROES, 0, offset, len).is_ok(), "slowly it works");
+    }
 }
 
 #[test]

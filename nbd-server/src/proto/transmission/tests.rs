@@ -15,6 +15,7 @@ const TERMS: Terms = Terms {
     read_only: false,
     trim: true,
     fast_zeroes: false,
+    fast_zero_bytes: 1,
     style: Style::Simple,
     contexts: Contexts::NONE,
     long_piece: 1 << 20,
