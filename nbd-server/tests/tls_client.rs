@@ -74,7 +74,7 @@ fn what_is_written_is_read_in_each_way_of_talking() {
         let options = options(extended, structured, connections);
         let mut bench = Bench::of(&place.uri(place.dir.path()), &options).unwrap();
         assert_eq!(bench.dev.geometry().queue_depth, 128 * connections as u32);
-        exercise(&mut bench, &mut model, (20, 512), |_| {});
+        exercise(&mut bench, &mut model, (20, 4096), |_| {});
         let Bench { ring, dev, .. } = bench;
         drop(dev);
         assert!(platter.copy() == model);
