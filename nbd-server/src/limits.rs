@@ -140,6 +140,12 @@ pub const DRAIN_BYTES_PER_SECOND: u64 = 8 << 20;
 /// How long a control call waits for the reactor.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Connections that wait for room and are tried in one round of a turn; the others come later.
+pub const MAX_TRIED: usize = 8;
+
+/// How long after a request found no memory it is taken for waiting still; then all that wait are tried again.
+pub const STARVED_INTERVAL: Duration = Duration::from_secs(1);
+
 /// How often within a turn completions may lead to new requests, before the sockets are looked at again.
 pub const MAX_ROUNDS: usize = 8;
 

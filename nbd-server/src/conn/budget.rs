@@ -54,6 +54,8 @@ pub(crate) struct Budget {
     share: Rc<Share>,
     id: u64,
     held: Cell<u64>,
+    /// It is in the pool's queue.
+    waits: Cell<bool>,
 }
 
 /// A part of a budget in use.
@@ -112,14 +114,16 @@ impl Pool {
         })
     }
 
-    fn leave_queue(&self, id: u64) {
-        self.waiting.borrow_mut().retain(|waiter| waiter.id != id);
+    fn leave_queue(&self, budget: &Budget) {
+        if budget.waits.replace(false) {
+            self.waiting.borrow_mut().retain(|waiter| waiter.id != budget.id);
+        }
     }
 
     fn queue(&self, budget: &Budget, bytes: u64) {
-        let mut waiting = self.waiting.borrow_mut();
-        if waiting.iter().all(|waiter| waiter.id != budget.id) {
-            waiting.push_back(Waiter { id: budget.id, share: Rc::clone(&budget.share), bytes });
+        if !budget.waits.replace(true) {
+            let share = Rc::clone(&budget.share);
+            self.waiting.borrow_mut().push_back(Waiter { id: budget.id, share, bytes });
         }
     }
 }
@@ -138,7 +142,7 @@ impl Budget {
     pub(crate) fn new(share: &Rc<Share>) -> Rc<Budget> {
         let id = share.pool.next_id.get();
         share.pool.next_id.set(id + 1);
-        Rc::new(Budget { share: Rc::clone(share), id, held: Cell::new(0) })
+        Rc::new(Budget { share: Rc::clone(share), id, held: Cell::new(0), waits: Cell::new(false) })
     }
 
     /// Bytes in use.
@@ -151,7 +155,7 @@ impl Budget {
     pub(crate) fn charge(self: &Rc<Budget>, bytes: u64) -> Option<Charge> {
         let pool = &self.share.pool;
         if pool.has_room(self, bytes) {
-            pool.leave_queue(self.id);
+            pool.leave_queue(self);
             self.change(|held| held + bytes);
             return Some(Charge { budget: Rc::clone(self), bytes });
         }
@@ -163,7 +167,7 @@ impl Budget {
 
     /// The request that found no room is given up.
     pub(crate) fn give_up(&self) {
-        self.share.pool.leave_queue(self.id);
+        self.share.pool.leave_queue(self);
     }
 
     /// True if the client has as many requests executed as it may.

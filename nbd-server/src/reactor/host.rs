@@ -4,11 +4,13 @@
 //! - `exports` and `states` hold the same exports; a connection keeps the state of its export alive.
 //! - A connection's place is reused only when nothing of the connection is in the kernel or in a device, so its
 //!   number in tokens and tags names one connection.
-//! - `dirty` lists each place with `is_dirty` once: those to be settled at the end of the turn.
+//! - `dirty` lists each place with `is_dirty` once: those to be settled at the end of the turn. `waiting` lists each
+//!   with `is_waiting` once; every connection that is stalled is in one of the two.
 
 use super::accept::Accepting;
 use super::clients::Clients;
 use super::stop::Stopping;
+use super::waiting::Waiting;
 use super::watch::Watch;
 use super::{Io, ReactorConfig, SpawnError};
 use crate::access::{Access, Peer};
@@ -16,8 +18,8 @@ use crate::conn::{Conn, Context, ExportState, Pool, Traffic};
 use crate::engine::Engine;
 use crate::export::{Export, ExportError, ExportId, Exports};
 use crate::limits::{
-    LARGE_RECEIVE_BYTES, MAX_CONNECTIONS, MAX_LISTENERS, MAX_STALL_LOOKS, MIN_STALL_LOOKS,
-    SMALL_RECEIVE_BYTES,
+    LARGE_RECEIVE_BYTES, MAX_CONNECTIONS, MAX_LISTENERS, MAX_STALL_LOOKS, MAX_TRIED, MIN_STALL_LOOKS,
+    SMALL_RECEIVE_BYTES, STARVED_INTERVAL,
 };
 use crate::listen::Listener;
 use crate::tls::ServerTls;
@@ -94,8 +96,12 @@ pub struct Host<E> {
     max_request_bytes: u64,
     /// Something was submitted since the engine was reaped.
     pub(super) submitted: bool,
-    /// In this turn, a request found no memory, of a client that holds none for nothing.
-    pub(super) starved: bool,
+    /// Those that wait for room.
+    pub(super) waiting: Waiting,
+    /// In this turn something happened that may have given room back.
+    pub(super) happened: bool,
+    /// A request found no memory, of a client that holds none for nothing: until when it is taken for waiting still.
+    starved_until: Option<Time>,
     stall_timeout: Duration,
     /// When clients that hold memory are looked at next if somebody waits for it.
     stall_look_at: Time,
@@ -106,6 +112,7 @@ pub struct Host<E> {
 struct Place {
     id: ConnectionId,
     is_dirty: bool,
+    is_waiting: bool,
     conn: Conn,
 }
 
@@ -289,6 +296,7 @@ impl<E> Host<E> {
     fn change(&mut self, index: u16, act: impl FnOnce(&mut Conn)) {
         if let Some(Some(place)) = self.places.get_mut(usize::from(index)) {
             act(&mut place.conn);
+            self.happened = true;
             mark(place, index, &mut self.dirty);
         }
     }
@@ -301,7 +309,8 @@ impl<E> Host<E> {
         });
         let id = ConnectionId(self.next_connection);
         self.next_connection += 1;
-        let place = self.places[usize::from(index)].insert(Place { id, is_dirty: false, conn });
+        let place =
+            self.places[usize::from(index)].insert(Place { id, is_dirty: false, is_waiting: false, conn });
         mark(place, index, &mut self.dirty);
         let limits = self.clients.limits();
         let first =
@@ -338,10 +347,10 @@ impl<E> Host<E> {
         }
     }
 
-    /// While requests find no memory, the clients that hold some without moving have a limit. When they are looked at
-    /// next; `None` if nobody waits for memory.
+    /// While requests find no memory, the clients that hold some without moving have a limit. When to look for them
+    /// next, or for whether memory is waited for at all; `None` if it is not.
     pub(super) fn next_stall(&self) -> Option<Time> {
-        self.starved.then_some(self.stall_look_at)
+        self.starved_until.map(|until| until.min(self.stall_look_at))
     }
 
     /// Cuts clients that have held memory for too long while others wait for it.
@@ -349,6 +358,10 @@ impl<E> Host<E> {
     /// All connections are looked at, so it is done seldom: turns are many while somebody waits. Who begins to stand
     /// still between two looks is cut that much later.
     pub(super) fn cut_stalled(&mut self, now: Time) {
+        if self.starved_until.is_some_and(|until| until <= now) {
+            // Who waits still says so when it is tried.
+            (self.starved_until, self.happened) = (None, true);
+        }
         if self.next_stall().is_none_or(|at| at > now) {
             return;
         }
@@ -388,16 +401,29 @@ impl<E> Host<E> {
         let gone = self.conn(index).is_some_and(Conn::is_gone);
         if gone && let Some(place) = self.places[usize::from(index)].take() {
             tracing::debug!(peer = %place.conn.peer, "connection closed");
+            if place.is_waiting {
+                self.waiting.remove(index);
+            }
+            self.happened = true;
             self.clients.leave(&place.conn.peer);
             self.free.push(index);
         }
         gone
     }
 
-    /// No longer to be settled, for now.
+    /// Not to be settled again, for now. If it waits for room, it is tried when there may be some.
     pub(super) fn clean(&mut self, index: u16) {
         if let Some(Some(place)) = self.places.get_mut(usize::from(index)) {
             place.is_dirty = false;
+            match place.conn.is_stalled() {
+                true if !place.is_waiting => {
+                    place.is_waiting = true;
+                    self.waiting.push(index);
+                }
+                true => {}
+                // What it waited for it has, and may have given something else back with it.
+                false => self.happened |= place.is_waiting,
+            }
         }
     }
 }
@@ -430,10 +456,25 @@ impl<E: Engine> Host<E> {
             request_timeout: config.request_timeout,
             max_request_bytes,
             submitted: false,
-            starved: false,
+            waiting: Waiting::default(),
+            happened: false,
+            starved_until: None,
             stall_timeout: config.stall_timeout,
             stall_look_at: Time::ZERO,
             cut_connections: 0,
+        }
+    }
+
+    /// Tries a few of those that wait for room.
+    pub(super) fn try_waiting(&mut self) {
+        for _ in 0..MAX_TRIED {
+            let Some(index) = self.waiting.next() else { return };
+            let Some(Some(place)) = self.places.get_mut(usize::from(index)) else { continue };
+            place.is_waiting = false;
+            if place.conn.is_stalled() {
+                self.with(index, |conn, ctx| conn.advance(ctx));
+                self.happened |= !self.conn(index).is_some_and(Conn::is_stalled);
+            }
         }
     }
 
@@ -461,7 +502,11 @@ impl<E: Engine> Host<E> {
         act(&mut place.conn, &mut context);
         self.submitted |= context.submitted;
         // A client that does not take its own replies starves nobody but itself.
-        self.starved |= context.starved && place.conn.holds_memory_since().is_none();
+        if context.starved && place.conn.holds_memory_since().is_none() {
+            // Much less than the limit: who was waited for and has what it needs since then is not cut by it.
+            let a_while = STARVED_INTERVAL.min(self.stall_timeout / 4);
+            self.starved_until = Some(context.now + a_while);
+        }
         true
     }
 }

@@ -24,6 +24,7 @@ mod host;
 mod mailbox;
 mod stop;
 mod turn;
+mod waiting;
 mod watch;
 
 pub use clients::ClientLimits;

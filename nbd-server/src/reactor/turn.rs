@@ -17,13 +17,15 @@ use raidcore::time::Time;
 pub(super) fn run<E: Engine>(host: &mut Host<E>, mailbox: &Mailbox<E>) {
     let mut done = Vec::new();
     while !host.stopping.is_done() {
-        let may_block = !host.submitted;
+        let may_block = !host.submitted && !host.waiting.has_untried();
         if let Err(error) = host.io.ring.enter(wake_at(host), may_block) {
             tracing::error!(%error, "the ring is broken: the reactor ends");
             return;
         }
-        host.starved = false;
+        // What ended a sleep may be something of the devices that gives room back.
+        host.happened = may_block;
         while let Some(event) = host.port.next() {
+            host.happened = true;
             match event.token {
                 token if accept::is_of_listener(token) => accept::on_event(host, event),
                 token => {
@@ -32,6 +34,7 @@ pub(super) fn run<E: Engine>(host: &mut Host<E>, mailbox: &Mailbox<E>) {
             }
         }
         for call in mailbox.try_iter().take(MAILBOX_CALLS) {
+            host.happened = true;
             call(host);
         }
         drive_devices(host, &mut done);
@@ -73,6 +76,7 @@ fn drive_devices<E: Engine>(host: &mut Host<E>, done: &mut Vec<Completion>) {
                 tracing::warn!(%error, size_bytes, "a device has another size than its export");
             }
         }
+        host.happened |= !done.is_empty();
         for completion in done.drain(..) {
             match connection_of(completion.tag) {
                 stop::NO_CONNECTION => stop::flushed(host, completion),
@@ -83,8 +87,10 @@ fn drive_devices<E: Engine>(host: &mut Host<E>, done: &mut Vec<Completion>) {
                 }
             }
         }
-        // Those that wait for room are among the dirty ones.
-        for at in 0..host.dirty.len() {
+        // Those that have waited come before those that met with something in this turn.
+        let fresh = host.dirty.len();
+        host.try_waiting();
+        for at in 0..fresh {
             let index = host.dirty[at];
             if host.conn(index).is_some_and(Conn::is_stalled) {
                 host.with(index, |conn, ctx| conn.advance(ctx));
@@ -96,8 +102,8 @@ fn drive_devices<E: Engine>(host: &mut Host<E>, done: &mut Vec<Completion>) {
     }
 }
 
-/// Sends and receives for every connection that changed. Those that wait for room or are being closed stay on
-/// the list.
+/// Sends and receives for every connection that changed. Those that are being closed stay on the list; those that wait
+/// for room are on a list of their own.
 fn settle<E: Engine>(host: &mut Host<E>) {
     let dirty = std::mem::take(&mut host.dirty);
     let mut still = Vec::new();
@@ -106,11 +112,14 @@ fn settle<E: Engine>(host: &mut Host<E>) {
         if host.remove_if_gone(index) {
             continue;
         }
-        if host.conn(index).is_some_and(|conn| conn.is_stalled() || conn.drain_until().is_some()) {
+        if host.conn(index).is_some_and(|conn| conn.drain_until().is_some()) {
             still.push(index);
         } else {
             host.clean(index);
         }
+    }
+    if host.happened {
+        host.waiting.try_all();
     }
     debug_assert!(host.dirty.is_empty(), "settling marks only what is marked");
     host.dirty = still;
