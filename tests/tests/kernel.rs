@@ -34,8 +34,8 @@ fn file_system_survives(mkfs: &'static str, fsck: &str, connections: &str) {
 }
 
 fn attached(story: &str, mkfs: &'static str, connections: &str) {
-    let needs = [mkfs, "nbdkit", "resize2fs", "xfs_growfs", "blkdiscard"];
-    guest(&needs, &["360M"; 2], "guest-attach", &[story, mkfs, connections]);
+    let needs = [mkfs, "mkfs.ext4", "nbdkit", "resize2fs", "xfs_growfs", "blkdiscard"];
+    guest(&needs, &["500M"; 2], "guest-attach", &[story, mkfs, connections]);
 }
 
 #[test]
@@ -66,6 +66,16 @@ fn ext4_grows_with_its_export_and_waits_while_that_is_another_one() {
 #[test]
 fn xfs_grows_with_its_export_and_waits_while_that_is_another_one() {
     attached("grow", "mkfs.xfs", "4");
+}
+
+#[test]
+fn ext4_grows_with_its_array_and_only_pauses_while_a_new_process_takes_over() {
+    attached("array", "mkfs.ext4", "4");
+}
+
+#[test]
+fn xfs_grows_with_its_array_and_only_pauses_while_a_new_process_takes_over_one_connection() {
+    attached("array", "mkfs.xfs", "1");
 }
 
 #[test]
