@@ -308,7 +308,7 @@ pub struct EventsArgs {
                   writes only pause, and lets the device grow when the export does. Takes root and the module nbd."
 )]
 pub struct AttachArgs {
-    /// The export: nbd://HOST[:PORT]/EXPORT, nbd+unix:///EXPORT?socket=PATH, or the name of one of the daemon on this
+    /// The export: nbd://HOST:PORT/EXPORT, nbd+unix:///EXPORT?socket=PATH, or the name of one of the daemon on this
     /// machine
     #[arg(value_name = "URI|NAME")]
     pub export: String,
